@@ -1,0 +1,1 @@
+"""The plain baselines that every long-tail paper compares with."""

@@ -1,0 +1,1 @@
+"""Networks: trunks with expert branches, classification heads, the router, and what they cost."""

@@ -1,0 +1,83 @@
+"""Networks by name."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from lt_pipeline.errors import LongTailError, nearest
+from lt_pipeline.models import resnet_cifar, resnet_imagenet
+from lt_pipeline.models.experts import MultiExpert
+from lt_pipeline.models.router import Router
+
+_RESNET_152 = (3, 8, 36, 3)
+_RESNEXT = {"groups": 32, "width_per_group": 4}
+
+IMAGENET_BACKBONES: dict[str, Callable[..., MultiExpert]] = {
+    "resnet10": partial(resnet_imagenet.resnet_imagenet, blocks=(1, 1, 1, 1), bottleneck=False),
+    "resnet50": partial(resnet_imagenet.resnet_imagenet, blocks=(3, 4, 6, 3)),
+    "resnet101": partial(resnet_imagenet.resnet_imagenet, blocks=(3, 4, 23, 3)),
+    "resnet152": partial(resnet_imagenet.resnet_imagenet, blocks=_RESNET_152),
+    "resnext50": partial(resnet_imagenet.resnet_imagenet, blocks=(3, 4, 6, 3), **_RESNEXT),
+    "resnext152": partial(resnet_imagenet.resnet_imagenet, blocks=_RESNET_152, **_RESNEXT),
+}
+BACKBONES = ("resnet32", *IMAGENET_BACKBONES)
+
+
+def build_experts(
+    backbone: str,
+    num_classes: int,
+    num_experts: int,
+    reduce_dimension: bool = True,
+    cosine_head: bool = True,
+    scale: float = 30.0,
+    share_stage3: bool = False,
+) -> MultiExpert:
+    """Return a freshly initialised network.
+
+    Args:
+        backbone: one of :data:`BACKBONES`; ``resnet32`` is the CIFAR network, the others take images of about 224 pixels.
+        num_classes: C.
+        num_experts: K >= 1; one is a plain network.
+        reduce_dimension: three quarters of the width in the experts' stages.
+        cosine_head: cosine classifier instead of a linear one.
+        scale: of the cosine classifier.
+        share_stage3: ImageNet-style networks: share stage 3 too.
+
+    Raises:
+        LongTailError: for an unknown backbone, no experts, or a stage that cannot be shared.
+    """
+    if num_experts < 1:
+        raise LongTailError(f"model.experts is {num_experts}; a network needs at least 1.")
+    if backbone == "resnet32":
+        if share_stage3:
+            raise LongTailError("model.share_stage3 is for ImageNet-style networks; with resnet32 stage 3 is the expert, so set it to false.")
+        widths = resnet_cifar.REDUCED_WIDTHS if reduce_dimension else resnet_cifar.FULL_WIDTHS
+        return resnet_cifar.resnet_cifar(num_classes, num_experts, widths=widths, cosine_head=cosine_head, scale=scale)
+    if backbone not in IMAGENET_BACKBONES:
+        raise LongTailError(f"Unknown backbone '{backbone}'; there are {', '.join(BACKBONES)}.{nearest(backbone, BACKBONES)}")
+    return IMAGENET_BACKBONES[backbone](
+        num_classes,
+        num_experts,
+        planes=resnet_imagenet.REDUCED_PLANES if reduce_dimension else resnet_imagenet.FULL_PLANES,
+        cosine_head=cosine_head,
+        scale=scale,
+        share_stage3=share_stage3,
+    )
+
+
+def build_router(backbone: str, experts: MultiExpert, top_choices: int = 30, hidden: int = 16, shared_output: bool = True) -> Router:
+    """Return a freshly initialised router for ``experts``: Kaiming-normal beside the CIFAR network, the framework's default beside others.
+
+    Raises:
+        LongTailError: with fewer than two experts.
+    """
+    router = Router(experts.num_experts, experts.feature_dim, experts.num_classes, top_choices, hidden, shared_output)
+    if backbone == "resnet32":
+        router.apply(_initialise_linear)
+    return router
+
+
+def _initialise_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight)

@@ -1,0 +1,49 @@
+"""Nodes of the data pipeline."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lt_pipeline.data.config import BenchmarkConfig, SourceConfig
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+logger = logging.getLogger(__name__)
+
+
+def read_source(source: SourceConfig) -> tuple[pd.DataFrame, Any]:
+    """Return the manifest (one row an image) and the image store of a source."""
+    from lt_pipeline.data.sources import ingest
+
+    manifest, images = ingest(source)
+    logger.info("%d images in %d classes.", len(manifest), manifest["label"].nunique())
+    return manifest, images
+
+
+def cut_split(manifest: pd.DataFrame, benchmark: BenchmarkConfig, seed: int) -> pd.DataFrame:
+    """Return the long-tailed train rows and the test rows (and validation rows, if asked for), in order."""
+    from lt_pipeline.data.split import class_statistics, make_split, split_hash
+
+    split = make_split(manifest, benchmark, seed)
+    counts = class_statistics(split).counts
+    logger.info(
+        "Split %s: %d training images, %d classes from %d to %d images; %d test images.",
+        split_hash(split),
+        counts.sum(),
+        len(counts),
+        counts.max(),
+        counts.min(),
+        (split["split"] == "test").sum(),
+    )
+    return split
+
+
+def show_profile(split: pd.DataFrame, benchmark: BenchmarkConfig) -> "Figure":
+    """Return the figure of training images per class, coloured by shot group."""
+    from lt_pipeline.data.split import class_statistics
+    from lt_pipeline.evaluation.figures import class_profile
+
+    statistics = class_statistics(split)
+    return class_profile(statistics.names, statistics.counts, benchmark.shot_convention, benchmark.shot_many, benchmark.shot_few)

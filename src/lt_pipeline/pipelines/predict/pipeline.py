@@ -1,0 +1,19 @@
+"""Prediction on images without labels."""
+
+from kedro.pipeline import Node, Pipeline
+
+from lt_pipeline.pipelines.predict.nodes import predict_folder
+
+
+def create_pipeline(**_: object) -> Pipeline:
+    """Return the one-node pipeline; its checkpoint is ``predict.checkpoint`` of the parameters, or the environment's RIDE."""
+    return Pipeline(
+        [
+            Node(
+                predict_folder,
+                ["predict.checkpoint", "params:predict", "params:source", "params:trainer"],
+                ["predict.table", "predict.csv"],
+                name="predict_folder",
+            )
+        ]
+    )

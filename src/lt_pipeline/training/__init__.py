@@ -1,0 +1,1 @@
+"""One training loop for every method: stages, clock, samplers, precision, ranks, checkpoint and resume."""

@@ -1,0 +1,149 @@
+"""From positions in a split to batches on the device.
+
+Small sets lie on the device as uint8 and are augmented there, a batch at a time. Large images are decoded and cropped by worker processes and
+arrive as uint8. Either way normalisation happens on the device, last.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lt_pipeline.augment.batched import BatchedView
+from lt_pipeline.augment.config import PadCropView, ResizedCropView, View
+from lt_pipeline.augment.decoded import DecodedView, EvaluationView
+from lt_pipeline.data.images import PackedImages
+from lt_pipeline.data.split import ImageSet
+from lt_pipeline.errors import LongTailError
+from lt_pipeline.training.randomness import derive_seed, generator
+from lt_pipeline.training.task import Batch
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one forward pass of one rank sees.
+
+    Attributes:
+        positions: int64 [B], positions in the split.
+        key: seeds the augmentation; equal keys and positions give equal batches.
+    """
+
+    positions: np.ndarray
+    key: tuple[int | str, ...]
+
+
+class Feed:
+    """Turns chunks into batches for training."""
+
+    def __init__(self, images: ImageSet, normalise: nn.Module, device: torch.device, channels_last: bool) -> None:
+        self._set, self._normalise, self._device = images, normalise.to(device), device
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._labels = torch.from_numpy(images.labels).to(device)
+
+    def batches(self, chunks: Sequence[Chunk]) -> Iterator[Batch]:
+        """Yield one batch per chunk, in order."""
+        for chunk, pixels in zip(chunks, self._views(chunks), strict=True):
+            indices = torch.from_numpy(chunk.positions).to(self._device)
+            yield Batch(tuple(self._finish(view) for view in pixels), self._labels[indices], indices)
+
+    def _finish(self, pixels: Tensor) -> Tensor:
+        return self._normalise(pixels.to(self._device, non_blocking=True)).contiguous(memory_format=self._format)
+
+    def _views(self, chunks: Sequence[Chunk]) -> Iterator[Sequence[Tensor]]:
+        raise TypeError(f"{type(self).__name__} must define _views")
+
+
+class ResidentFeed(Feed):
+    """A small set of equal-sized images that stays on the device as uint8 [N, H, W, 3]."""
+
+    def __init__(self, images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, channels_last: bool) -> None:
+        super().__init__(images, normalise, device, channels_last)
+        self._pixels = resident_pixels(images, device)
+        self._augment = [BatchedView(view) for view in views if isinstance(view, PadCropView)]
+
+    def _views(self, chunks: Sequence[Chunk]) -> Iterator[Sequence[Tensor]]:
+        for chunk in chunks:
+            batch = self._pixels.index_select(0, torch.from_numpy(chunk.positions).to(self._device)).permute(0, 3, 1, 2)
+            yield [augment(batch, generator(*chunk.key, number)) for number, augment in enumerate(self._augment)]
+
+
+class DecodedFeed(Feed):
+    """Images that are decoded, cropped and resized one by one in worker processes."""
+
+    def __init__(
+        self, images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, channels_last: bool, workers: int
+    ) -> None:
+        super().__init__(images, normalise, device, channels_last)
+        self._views_of_one = _Decoder(images, [DecodedView(view) for view in views if isinstance(view, ResizedCropView)])
+        self._workers = workers
+
+    def _views(self, chunks: Sequence[Chunk]) -> Iterator[Sequence[Tensor]]:
+        plan = [[(int(position), derive_seed(*chunk.key, place)) for place, position in enumerate(chunk.positions)] for chunk in chunks]
+        return iter(DataLoader(self._views_of_one, batch_sampler=plan, num_workers=self._workers, pin_memory=self._device.type == "cuda"))
+
+
+class _Decoder(Dataset[tuple[Tensor, ...]]):
+    def __init__(self, images: ImageSet, views: Sequence[DecodedView]) -> None:
+        self._set, self._views = images, views
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, ...]:
+        position, seed = item
+        image = self._set.images.read(int(self._set.rows[position]))
+        return tuple(view(image, derive_seed(seed, number)) for number, view in enumerate(self._views))
+
+
+def build_feed(
+    images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, channels_last: bool, workers: int
+) -> Feed:
+    """Return the feed that fits the views and the images.
+
+    Raises:
+        LongTailError: if the views mix both kinds, or batched augmentation is asked for images that are not packed.
+    """
+    if all(isinstance(view, ResizedCropView) for view in views):
+        return DecodedFeed(images, views, normalise, device, channels_last, workers)
+    if not all(isinstance(view, PadCropView) for view in views):
+        raise LongTailError("The views of one stage must all be 'pad_crop' or all be 'resized_crop'.")
+    return ResidentFeed(images, views, normalise, device, channels_last)
+
+
+def resident_pixels(images: ImageSet, device: torch.device) -> Tensor:
+    """Return the images of a set as one uint8 tensor [N, H, W, 3] on the device.
+
+    Raises:
+        LongTailError: if the images are not of one size.
+    """
+    if not isinstance(images.images, PackedImages):
+        raise LongTailError(
+            "A 'pad_crop' view needs images of one size: set source.image_size to bring them to a square, or use a 'resized_crop' view."
+        )
+    return torch.from_numpy(np.asarray(images.images.array[images.rows])).to(device)
+
+
+def evaluation_batches(
+    images: ImageSet, view: View, normalise: nn.Module, device: torch.device, batch_size: int, channels_last: bool, workers: int
+) -> Iterator[Tensor]:
+    """Yield normalised batches [B, 3, H, W] of the whole set in order, as the view's test-time transform gives them."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    normalise = normalise.to(device)
+    source: Iterator[Tensor]
+    if isinstance(view, ResizedCropView):
+        source = iter(DataLoader(_Evaluation(images, EvaluationView(view)), batch_size=batch_size, num_workers=workers))
+    else:
+        source = (batch.permute(0, 3, 1, 2) for batch in resident_pixels(images, device).split(batch_size))
+    for pixels in source:
+        yield normalise(pixels.to(device)).contiguous(memory_format=memory_format)
+
+
+class _Evaluation(Dataset[Tensor]):
+    def __init__(self, images: ImageSet, view: EvaluationView) -> None:
+        self._set, self._view = images, view
+
+    def __len__(self) -> int:
+        return len(self._set.rows)
+
+    def __getitem__(self, position: int) -> Tensor:
+        return self._view(self._set.images.read(int(self._set.rows[position])))

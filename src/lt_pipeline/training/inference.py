@@ -1,0 +1,84 @@
+"""Running a model over a whole split."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from lt_pipeline.augment.config import View
+from lt_pipeline.augment.normalise import Normalise
+from lt_pipeline.data.split import ImageSet
+from lt_pipeline.errors import LongTailError
+from lt_pipeline.training.config import TrainerConfig
+from lt_pipeline.training.feed import evaluation_batches
+from lt_pipeline.training.progress import progress
+
+logger = logging.getLogger(__name__)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that ``name`` stands for; ``auto`` prefers CUDA, then Apple's, then the CPU.
+
+    Raises:
+        LongTailError: if the machine lacks the named device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise LongTailError(f"trainer.device={name}, but PyTorch sees no CUDA device on this machine; use cpu or auto.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise LongTailError("trainer.device=mps, but this machine has no Apple GPU; use cpu or auto.")
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the autocast context of a precision; fp32 switches it off."""
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+@torch.inference_mode()
+def run_model(
+    model: nn.Module, images: ImageSet, view: View, mean: Sequence[float], std: Sequence[float], trainer: TrainerConfig, title: str = ""
+) -> dict[str, np.ndarray]:
+    """Return everything the model says about each image of a set, in order.
+
+    Args:
+        model: called with images [B, 3, H, W], returns tensors by name; ``logits`` [B, C] is required, ``expert_logits`` [K, B, C] and others
+            may come beside it. It is put in evaluation mode and back.
+        images: the set.
+        view: the training view, whose test-time transform is used.
+        mean: of the normalisation, per channel in [0, 1].
+        std: likewise.
+        trainer: device, precision and batch size.
+        title: shows progress under this name; silent when empty.
+
+    Returns:
+        float32 arrays by name; the image axis (the second last) runs over the whole set.
+    """
+    device = choose_device(trainer.device)
+    model = model.to(device, memory_format=torch.channels_last if trainer.channels_last else torch.contiguous_format)
+    was_training, parts = model.training, []
+    model.eval()
+    feed = evaluation_batches(images, view, Normalise(mean, std), device, trainer.evaluation_batch, trainer.channels_last, trainer.workers)
+    with progress(title or "evaluation", len(images.rows)) if title else _silent() as advance:
+        for batch in feed:
+            with autocast(device, trainer.precision):
+                outputs = model(batch)
+            parts.append({name: tensor.float().cpu() for name, tensor in outputs.items()})
+            advance(len(batch))
+    model.train(was_training)
+    return {name: torch.cat([part[name] for part in parts], dim=-2).numpy() for name in parts[0]}
+
+
+class _silent:
+    def __enter__(self) -> "_silent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __call__(self, units: int, note: str = "") -> None:
+        return None

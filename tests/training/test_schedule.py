@@ -1,0 +1,38 @@
+import math
+
+import pytest
+
+from lt_pipeline.training.clock import Clock
+from lt_pipeline.training.config import CosineSchedule, MultistepSchedule
+from lt_pipeline.training.schedule import cosine, learning_rate, multistep_warmup
+
+
+def test_the_official_cifar_recipe() -> None:
+    rate = [multistep_warmup(epoch, 0.1, (160, 180), 0.01, 5) for epoch in range(200)]
+    assert rate[:6] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    assert rate[159] == pytest.approx(0.1)
+    assert rate[160] == pytest.approx(1e-3)
+    assert rate[199] == pytest.approx(1e-5)
+
+
+def test_warmup_multiplies_a_milestone_inside_it() -> None:
+    assert multistep_warmup(3, 1.0, (2,), 0.1, 10) == pytest.approx(0.1 * 0.4)
+
+
+def test_cosine_starts_at_the_base_and_ends_above_the_floor() -> None:
+    rate = [cosine(epoch, 0.1, 10, 0.01) for epoch in range(10)]
+    assert rate[0] == 0.1
+    assert rate == sorted(rate, reverse=True)
+    assert rate[5] == pytest.approx(0.055)
+    assert rate[9] > 0.01
+
+
+def test_learning_rate_depends_on_the_clock_alone() -> None:
+    clock = Clock(step=165 * 85 + 3, steps_per_epoch=85, epochs=200)
+    assert learning_rate(MultistepSchedule(), 0.1, clock) == pytest.approx(1e-3)
+    assert learning_rate(CosineSchedule(), 0.1, clock) == pytest.approx(0.05 * (1 + math.cos(math.pi * 165 / 200)))
+
+
+def test_clock_counts_epochs_both_ways() -> None:
+    clock = Clock(step=170, steps_per_epoch=85, epochs=4)
+    assert (clock.epoch, clock.epoch_number, clock.step_in_epoch, clock.total_steps, clock.fraction) == (2, 3, 0, 340, 0.5)
