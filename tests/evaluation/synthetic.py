@@ -7,7 +7,9 @@ from lt_pipeline.evaluation.predictions import Predictions
 from lt_pipeline.evaluation.routing import route
 
 
-def ride_like(classes: int = 100, per_class: int = 100, experts: int = 3, factor: float = 100, seed: int = 0, names: list[str] | None = None, **facts) -> Predictions:
+def ride_like(
+    classes: int = 100, per_class: int = 100, experts: int = 3, factor: float = 100, seed: int = 0, names: list[str] | None = None, **facts
+) -> Predictions:
     rng = np.random.default_rng(seed)
     largest = 500 if classes > 10 else 140
     counts = (largest * factor ** (-np.arange(classes) / (classes - 1))).astype(int)
@@ -22,7 +24,9 @@ def ride_like(classes: int = 100, per_class: int = 100, experts: int = 3, factor
     expert_logits[:, np.arange(n), neighbour] += rng.exponential(1.6, (experts, n))
     expert_logits = (1.6 * expert_logits).astype(np.float32)
     top = np.sort(expert_logits[0], axis=1)
-    scores = np.stack([2.5 - (top[:, -1] - top[:, -2]) + rng.normal(scale=0.6, size=n) for _ in range(experts - 1)], axis=1).astype(np.float32)
+    scores = np.stack([2.5 - (top[:, -1] - top[:, -2]) + rng.normal(scale=0.6, size=n) for _ in range(experts - 1)], axis=1).astype(
+        np.float32
+    )
     logits, used = route(expert_logits, scores, 0.5)
     return Predictions(
         sample_ids=np.array([f"test/{i:05d}" for i in range(n)]),
@@ -69,6 +73,13 @@ def history(epochs: int = 200, router_epochs: int = 5) -> pd.DataFrame:
     )
     step = np.arange(1, router_epochs + 1)
     router = pd.DataFrame(
-        {"stage": "router", "epoch": step, "loss/routing": 1.4 * np.exp(-step / 3) + 0.9, "lr": 0.01 * (1 + np.cos(np.pi * (step - 1) / router_epochs)) / 2, "images_per_second": 3100.0, "seconds": 3.5}
+        {
+            "stage": "router",
+            "epoch": step,
+            "loss/routing": 1.4 * np.exp(-step / 3) + 0.9,
+            "lr": 0.01 * (1 + np.cos(np.pi * (step - 1) / router_epochs)) / 2,
+            "images_per_second": 3100.0,
+            "seconds": 3.5,
+        }
     )
     return pd.concat([experts, router], ignore_index=True)

@@ -94,14 +94,14 @@ def per_class_table(
     names: list[str],
     groups: dict[str, NDArray[np.bool_]],
 ) -> pd.DataFrame:
-    """One row a class: class, name, train_count, test_count, accuracy (recall), precision, f1, group.
+    """One row a class: class, name, train_count, test_count, accuracy (recall), group, precision, f1.
 
     Accuracy is missing for a class without test images, precision for one that is never predicted.
     """
     classes = len(names)
     hits = np.bincount(targets[predictions == targets], minlength=classes)
     tests, guesses = np.bincount(targets, minlength=classes), np.bincount(predictions, minlength=classes)
-    group = np.select([groups[name] for name in GROUPS], GROUPS, default="")
+    group = np.select(list(groups.values()), list(groups), default="")
     with np.errstate(invalid="ignore"):
         return pd.DataFrame(
             {
@@ -159,8 +159,8 @@ def bootstrap_intervals(
     """95 % percentile intervals of overall and group accuracy for the finite number of test images.
 
     Resampling n images with replacement and counting the hits *is* a binomial draw, so the bootstrap needs no loop over images: pooled accuracy
-    resamples the whole test set, group accuracy each class for itself (Efron & Tibshirani 1993, chapters 8 and 13). It says nothing about the spread between
-    training seeds, and it is too narrow where a class has only a handful of test images.
+    resamples the whole test set, group accuracy each class for itself (Efron & Tibshirani, An Introduction to the Bootstrap, 1993). It says
+    nothing about the spread between training seeds, and it is too narrow where a class has only a handful of test images.
 
     Returns:
         ``{"all": (low, high), "many": ...}``; empty groups are absent.

@@ -1,7 +1,8 @@
 """Figures that say what the reader learns. Each works alone (Kedro-Viz, a notebook) and as part of the report.
 
-The colours are Okabe and Ito's, which people with any kind of colour blindness can tell apart; shot groups differ by marker as well. Every figure's title
-is its finding, ``layout.meta["caption"]`` a sentence on how to read it. Text from users is escaped, because plotly reads a subset of HTML.
+The colours are Okabe and Ito's, which people with any kind of colour blindness can tell apart; shot groups differ by marker as well. Every
+figure's title is its finding, ``layout.meta["caption"]`` a sentence on how to read it. Text from users is escaped, because plotly reads a
+subset of HTML.
 """
 
 from __future__ import annotations
@@ -65,7 +66,6 @@ def class_profile(per_class: pd.DataFrame) -> go.Figure:
     Args:
         per_class: columns name, train_count, group.
     """
-    import plotly.graph_objects as go
 
     table = _by_count(per_class)
     counts = table["train_count"]
@@ -83,8 +83,11 @@ def class_profile(per_class: pd.DataFrame) -> go.Figure:
         )
     figure.update_layout(bargap=0.15 if len(table) <= 40 else 0, barmode="overlay")
     figure.update_yaxes(title="training images")
+    if counts.max() > 20 * max(counts.median(), 1):  # on a linear axis most classes would be invisible
+        figure.update_yaxes(type="log", dtick=1, range=[np.log10(0.7), np.log10(1.3 * counts.max())])
     _class_axis(figure, table)
-    return _caption(figure, f"{len(table)} classes, {int(counts.sum()):,} training images; {int(counts.max()):,} in the largest class, {int(counts.min()):,} in the smallest.")
+    extent = f"{counts.max():,} in the largest class, {counts.min():,} in the smallest"
+    return _caption(figure, f"{len(table):,} classes, {counts.sum():,} training images: {extent}.")
 
 
 def tail_accuracy(per_class: pd.DataFrame) -> go.Figure:
@@ -93,7 +96,6 @@ def tail_accuracy(per_class: pd.DataFrame) -> go.Figure:
     Args:
         per_class: columns name, train_count, test_count, accuracy, precision, group.
     """
-    import plotly.graph_objects as go
 
     table = _by_count(per_class)
     means = {group: 100 * part["accuracy"].mean() for group, part in _parts(table) if part["accuracy"].notna().any()}
@@ -104,7 +106,12 @@ def tail_accuracy(per_class: pd.DataFrame) -> go.Figure:
             y=100 * part["accuracy"],
             mode="markers",
             name=_group_label(group, len(part)),
-            marker={"color": COLOURS[group], "symbol": SYMBOLS[group], "size": 11 if len(table) <= 40 else 7 if len(table) <= 400 else 4, "opacity": 0.85},
+            marker={
+                "color": COLOURS[group],
+                "symbol": SYMBOLS[group],
+                "size": 11 if len(table) <= 40 else 7 if len(table) <= 400 else 4,
+                "opacity": 0.85,
+            },
             customdata=np.stack([_escaped(part["name"]), part["train_count"], part["test_count"], _percent(part["precision"])], axis=1),
             hovertemplate="<b>%{customdata[0]}</b><br>accuracy %{y:.1f} %<br>precision %{customdata[3]}<br>%{customdata[1]} training images, "
             "%{customdata[2]} test images<extra></extra>",
@@ -129,7 +136,10 @@ def tail_accuracy(per_class: pd.DataFrame) -> go.Figure:
         )
     figure.update_yaxes(title="test accuracy, %", range=[-3, 103])
     _class_axis(figure, table)
-    return _caption(figure, "One mark a class, from the most to the least frequent in training; dotted: the mean of each group, which the tables report.")
+    return _caption(
+        figure,
+        "One mark a class, from the most to the least frequent in training; dotted: the mean of each group, which the tables report.",
+    )
 
 
 def expert_groups(metrics: Mapping[str, Any]) -> go.Figure:
@@ -195,7 +205,10 @@ def cost_figure(curve: pd.DataFrame, threshold: float | None = None) -> go.Figur
             )
     figure.update_xaxes(title="GMACs per image, mean" if in_macs else "experts per image, mean")
     figure.update_yaxes(title="test accuracy, %")
-    return _caption(figure, "Left end: the first expert answers alone; right end: all experts answer every image. The curve is read off the test set and is not a way to choose a threshold.")
+    return _caption(
+        figure,
+        "Left end: the first expert alone; right end: all experts for every image. Read off the test set, so not a way to choose a threshold.",
+    )
 
 
 def reliability(bins: pd.DataFrame, ece: float) -> go.Figure:
@@ -210,24 +223,44 @@ def reliability(bins: pd.DataFrame, ece: float) -> go.Figure:
     filled = bins[bins["count"] > 0]
     bias = float((filled["gap"] * filled["count"]).sum() / filled["count"].sum())
     verdict = "over-confident" if bias < -0.01 else "under-confident" if bias > 0.01 else "neither over- nor under-confident on the whole"
-    figure = _figure(f"The model is {verdict}: calibration error {100 * ece:.1f} %", make_subplots(rows=2, shared_xaxes=True, row_heights=[0.74, 0.26], vertical_spacing=0.04))
+    figure = _figure(
+        f"The model is {verdict}: calibration error {100 * ece:.1f} %",
+        make_subplots(rows=2, shared_xaxes=True, row_heights=[0.74, 0.26], vertical_spacing=0.04),
+    )
     middle, width = 50 * (filled["low"] + filled["high"]), 94 * (filled["high"] - filled["low"])
     hover = "confidence %{customdata[0]:.1f} %<br>accuracy %{customdata[1]:.1f} %<br>%{customdata[2]:,} images<extra></extra>"
     data = np.stack([100 * filled["confidence"], 100 * filled["accuracy"], filled["count"]], axis=1)
     bar = {"x": middle, "width": width, "customdata": data, "hovertemplate": hover}
     both = 100 * filled[["accuracy", "confidence"]].min(axis=1)
     figure.add_bar(**bar, y=both, name="accuracy", marker_color=SERIES[0], row=1, col=1)
-    parts = (("right more often than it says", filled["gap"].clip(lower=0), SERIES[5]), ("right less often than it says", -filled["gap"].clip(upper=0), "rgba(213,94,0,0.45)"))
+    parts = (
+        ("right more often than it says", filled["gap"].clip(lower=0), SERIES[5]),
+        ("right less often than it says", -filled["gap"].clip(upper=0), "rgba(213,94,0,0.45)"),
+    )
     for name, part, colour in parts:
         figure.add_bar(**bar, y=100 * part, base=both, name=name, marker_color=colour, row=1, col=1)
-    figure.add_scatter(x=[0, 100], y=[0, 100], mode="lines", name="perfect", line={"color": COLOURS["all"], "dash": "dash", "width": 2}, hoverinfo="skip", row=1, col=1)
-    figure.add_bar(**bar, y=100 * filled["count"] / filled["count"].sum(), name="images", showlegend=False, marker_color=_SOFT, row=2, col=1)
+    figure.add_scatter(
+        x=[0, 100],
+        y=[0, 100],
+        mode="lines",
+        name="perfect",
+        line={"color": COLOURS["all"], "dash": "dash", "width": 2},
+        hoverinfo="skip",
+        row=1,
+        col=1,
+    )
+    figure.add_bar(
+        **bar, y=100 * filled["count"] / filled["count"].sum(), name="images", showlegend=False, marker_color=_SOFT, row=2, col=1
+    )
     figure.update_layout(barmode="overlay", height=470)
     figure.update_xaxes(range=[0, 100])
     figure.update_xaxes(title="confidence of the answer, %", row=2, col=1)
     figure.update_yaxes(title="accuracy, %", range=[0, 103], row=1, col=1)
     figure.update_yaxes(title="images, %", row=2, col=1)
-    return _caption(figure, "A well calibrated model is right 70 % of the time when it says 70 %: its bars end at the dashed line. Below: how often each confidence occurs.")
+    return _caption(
+        figure,
+        "A calibrated model that says 70 % is right 70 % of the time: its bars end at the dashed line. Below: how often each confidence occurs.",
+    )
 
 
 def confusions(pairs: pd.DataFrame) -> go.Figure:
@@ -238,20 +271,21 @@ def confusions(pairs: pd.DataFrame) -> go.Figure:
     """
     table = pairs.iloc[::-1]
     first = pairs.iloc[0]
-    figure = _figure(f"“{_short(first['true_name'])}” is taken for “{_short(first['predicted_name'])}” in {100 * first['rate']:.0f} % of its images")
+    figure = _figure(
+        f"“{_short(first['true_name'])}” is taken for “{_short(first['predicted_name'])}” in {100 * first['rate']:.0f} % of its images"
+    )
+    names = [f"{_short(true)} → {_short(predicted)}" for true, predicted in zip(table["true_name"], table["predicted_name"], strict=True)]
+    # Positions with names as labels: on an axis of names two pairs of one name would share a bar.
+    places = np.arange(len(names))
     figure.add_bar(
         x=100 * table["rate"],
-        y=[f"{_short(true)} → {_short(predicted)}" for true, predicted in zip(table["true_name"], table["predicted_name"], strict=True)],
+        y=places,
         orientation="h",
         marker_color=SERIES[0],
         customdata=np.stack([_escaped(table["true_name"]), _escaped(table["predicted_name"]), table["count"]], axis=1),
         hovertemplate="<b>%{customdata[0]}</b> taken for <b>%{customdata[1]}</b><br>%{x:.1f} % of its test images (%{customdata[2]})<extra></extra>",
-        showlegend=False,
     )
-    # Two classes of one name would share a bar on a categorical axis, so the axis carries positions and the names are its labels.
-    names = list(figure.data[0].y)
-    figure.data[0].y = np.arange(len(names))
-    figure.update_yaxes(tickvals=np.arange(len(names)), ticktext=names, showgrid=False)
+    figure.update_yaxes(tickvals=places, ticktext=names, showgrid=False)
     figure.update_xaxes(title="% of the true class", rangemode="tozero")
     figure.update_layout(height=130 + 24 * len(names), showlegend=False)
     return _caption(figure, "True class → what the model said; the hardest pairs first.")
@@ -268,7 +302,7 @@ def learning_curves(history: pd.DataFrame) -> go.Figure:
 
     table = history if "stage" in history else history.assign(stage="training")
     stages = list(dict.fromkeys(table["stage"]))
-    losses = [column for column in table if str(column).startswith("loss/")]
+    losses = [str(column) for column in table if str(column).startswith("loss/")]
     watched = [column for column in ("val/accuracy", "test/accuracy") if column in table and table[column].notna().any()]
     panels = ["loss", *(["accuracy, %"] if watched else []), *(["learning rate"] if "lr" in table else [])]
     heights = {"loss": 0.5, "accuracy, %": 0.35, "learning rate": 0.2}
@@ -318,7 +352,11 @@ def learning_curves(history: pd.DataFrame) -> go.Figure:
     if "lr" in table and (table["lr"].dropna() > 0).all():
         figure.update_yaxes(type="log", row=len(panels), tickformat="~g", dtick=1)
     figure.update_layout(height=240 + 110 * len(panels))
-    note = " Accuracy on the test set was watched on request; it did not choose the model reported as the last epoch." if "test/accuracy" in watched else ""
+    note = (
+        " Accuracy on the test set was watched on request; it did not choose the model reported as the last epoch."
+        if "test/accuracy" in watched
+        else ""
+    )
     return _caption(figure, "Means over each epoch's training images." + note)
 
 
@@ -380,7 +418,7 @@ def _smoothed(values: NDArray[np.float64], width: float) -> NDArray[np.float64]:
 def _tail_title(means: Mapping[str, float]) -> str:
     if len(means) < 2:
         return "Accuracy of each class"
-    first, last = list(means)[0], list(means)[-1]
+    first, *_, last = means
     difference = means[first] - means[last]
     relation = "below" if difference >= 0 else "above"
     return f"{last.capitalize()}-shot classes lie {abs(difference):.1f} points {relation} {first}-shot ones"

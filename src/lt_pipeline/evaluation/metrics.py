@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lt_pipeline.data.shots import shot_masks
 from lt_pipeline.errors import LongTailError
-from lt_pipeline.evaluation.accuracy import GROUPS, bootstrap_intervals, macro_f1, per_class_table, shot_accuracy, top_k_accuracy
+from lt_pipeline.evaluation.accuracy import GROUPS, bootstrap_intervals, macro_f1, per_class_table, top_k_accuracy
 from lt_pipeline.evaluation.calibration import expected_calibration_error, reliability_bins, row_scores
 from lt_pipeline.evaluation.predictions import Predictions
 from lt_pipeline.evaluation.routing import depth_percent, expected_macs, experts_needed
@@ -82,7 +82,9 @@ def evaluate_many(selections: Mapping[str, Predictions]) -> tuple[dict[str, Any]
     metrics["selections"] = list(selections)
     for label, predictions in others:
         if predictions.facts.get("split_hash") != first.facts.get("split_hash"):
-            raise LongTailError(f"The predictions {label!r} come from the split {predictions.facts.get('split_hash')}, not from {metrics['split_hash']}.")
+            raise LongTailError(
+                f"The predictions {label!r} come from the split {predictions.facts.get('split_hash')}, not from {metrics['split_hash']}."
+            )
         p = predictions.labelled()
         metrics |= {f"{label}/{key}": value for key, value in _scores(p, p.logits, shot_groups(p)).items()}
     return metrics, per_class

@@ -94,7 +94,9 @@ class Predictions:
             LongTailError: if the facts do not say them: without them there are no shot groups.
         """
         if self.facts.get("train_counts") is None:
-            raise LongTailError("The predictions carry no fact 'train_counts' (training images per class), which the shot groups are made from; add it.")
+            raise LongTailError(
+                "The predictions carry no fact 'train_counts' (training images per class), which the shot groups are made from; add it."
+            )
         return np.asarray(self.facts["train_counts"], np.int64)
 
     def labelled(self) -> "Predictions":
@@ -149,7 +151,7 @@ class Predictions:
             metadata[_MACS] = json.dumps(self.macs_per_depth.tolist()).encode()
         table = pa.table(columns).replace_schema_metadata(metadata)
         with atomic_file(Path(path)) as temporary:
-            pq.write_table(table, temporary, compression="zstd", use_dictionary=False)
+            pq.write_table(table, temporary, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
     @classmethod
     def from_parquet(cls, path: str | Path, facts: Mapping[str, Any] | None = None) -> "Predictions":
@@ -163,26 +165,35 @@ class Predictions:
             LongTailError: if the file is missing, damaged, lacks a column or holds impossible values.
         """
         try:
-            table = pq.read_table(path)
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                return cls._from_file(file, facts or {})
         except (pa.ArrowException, OSError) as error:
-            reason = "it does not exist" if isinstance(error, FileNotFoundError) else f"it is not a whole Parquet file ({error})"
+            reason = "it does not exist" if isinstance(error, FileNotFoundError) else f"it is damaged or not a Parquet file ({error})"
             raise LongTailError(f"Cannot read the predictions {path}: {reason}.") from error
-        missing = [name for name in ("sample_id", "label", "logits") if name not in table.column_names]
+
+    @classmethod
+    def _from_file(cls, file: pq.ParquetFile, facts: Mapping[str, Any]) -> "Predictions":
+        present = file.schema_arrow.names
+        missing = [name for name in ("sample_id", "label", "logits") if name not in present]
         if missing:
-            raise LongTailError(f"The predictions {path} lack the column {missing[0]!r}; needed are sample_id, label and logits (a list of C numbers).")
-        metadata = table.schema.metadata or {}
+            raise LongTailError(
+                f"The predictions lack the column {missing[0]!r}; needed are sample_id, label and logits (a list of C numbers)."
+            )
+        metadata = file.schema_arrow.metadata or {}
         own_facts = json.loads(metadata.get(_FACTS) or metadata.get(_PANDAS_FACTS) or b"{}")
         macs = json.loads(metadata.get(_MACS, b"null")) or own_facts.pop("macs_per_depth", None)
-        expert_columns = sorted((name for name in table.column_names if _expert_index(name) is not None), key=lambda name: _expert_index(name) or 0)
+        expert_columns = sorted((name for name in present if _expert_index(name) is not None), key=lambda name: _expert_index(name) or 0)
+        # Column by column: a table of all experts at once would take the memory twice.
+        table = file.read(columns=[name for name in ("sample_id", "label", "experts_used") if name in present])
         return cls(
             sample_ids=np.asarray(table["sample_id"].to_pylist(), np.str_),
             labels=_integers(table, "label"),
-            logits=_matrix(table, "logits"),
-            expert_logits=_experts(table, expert_columns) if expert_columns else None,
-            router_scores=_matrix(table, "router_score") if "router_score" in table.column_names else None,
-            experts_used=_integers(table, "experts_used") if "experts_used" in table.column_names else None,
+            logits=_matrix(file, "logits"),
+            expert_logits=_experts(file, expert_columns) if expert_columns else None,
+            router_scores=_matrix(file, "router_score") if "router_score" in present else None,
+            experts_used=_integers(table, "experts_used") if "experts_used" in present else None,
             macs_per_depth=np.asarray(macs, np.float64) if macs is not None else None,
-            facts={**own_facts, **(facts or {})},
+            facts={**own_facts, **facts},
         )
 
 
@@ -201,20 +212,24 @@ def _validate(predictions: Predictions) -> None:
     ]
     for name, value, shape in shapes:
         if value is not None and value.shape != shape:
-            raise LongTailError(f"{name} has the shape {value.shape}, but {n} images, {c} classes and {p.num_experts} expert(s) ask for {shape}.")
+            raise LongTailError(
+                f"{name} has the shape {value.shape}, but {n} images, {c} classes and {p.num_experts} expert(s) ask for {shape}."
+            )
     for name in ("logits", "expert_logits", "router_scores", "macs_per_depth"):
         value = getattr(p, name)
         if value is not None and not np.isfinite(value).all():
             where = ""
             if name == "logits":
-                where = f", first for the image {p.sample_ids[~np.isfinite(value).all(1)][0]!r}"
+                where = f", first for the image '{p.sample_ids[~np.isfinite(value).all(1)][0]}'"
             raise LongTailError(f"{name} of the predictions hold NaN or infinity{where}; every value must be a finite number.")
-    if n and not (-1 <= p.labels.min() and p.labels.max() < c):
+    if n and not (p.labels.min() >= -1 and p.labels.max() < c):
         wrong = int(np.flatnonzero((p.labels < -1) | (p.labels >= c))[0])
-        raise LongTailError(f"The image {p.sample_ids[wrong]!r} has the label {p.labels[wrong]}; allowed are 0..{c - 1}, or -1 for unknown.")
+        raise LongTailError(
+            f"The image '{p.sample_ids[wrong]}' has the label {p.labels[wrong]}; allowed are 0..{c - 1}, or -1 for unknown."
+        )
     names, times = np.unique(p.sample_ids, return_counts=True)
     if len(names) < n:
-        raise LongTailError(f"The sample_id {names[times > 1][0]!r} occurs {times.max()} times in the predictions; ids must be unique.")
+        raise LongTailError(f"The sample_id '{names[times.argmax()]}' occurs {times.max()} times in the predictions; ids must be unique.")
     if p.experts_used is not None and n and not (p.experts_used.min() >= 1 and p.experts_used.max() <= p.num_experts):
         raise LongTailError(f"experts_used holds values outside 1..{p.num_experts}, the number of experts in the predictions.")
     for fact in ("class_names", "train_counts"):
@@ -227,11 +242,11 @@ def _expert_index(column: str) -> int | None:
     return int(number) if prefix == "expert" and number.isdecimal() else None
 
 
-def _experts(table: pa.Table, columns: list[str]) -> NDArray[np.float32]:
+def _experts(file: pq.ParquetFile, columns: list[str]) -> NDArray[np.float32]:
     expected = [f"expert_{index}" for index in range(len(columns))]
     if columns != expected:
         raise LongTailError(f"The expert columns are {columns}; they must be {expected}, without a gap.")
-    logits = [_matrix(table, name) for name in columns]
+    logits = [_matrix(file, name) for name in columns]
     if len({matrix.shape for matrix in logits}) > 1:
         raise LongTailError(f"The expert columns disagree about the number of classes: {[matrix.shape[1] for matrix in logits]}.")
     return np.stack(logits)
@@ -251,19 +266,20 @@ def _integers(table: pa.Table, column: str) -> NDArray[np.int64]:
     return values
 
 
-def _matrix(table: pa.Table, column: str) -> NDArray[np.float32]:
-    kind = table.schema.field(column).type
+def _matrix(file: pq.ParquetFile, column: str) -> NDArray[np.float32]:
+    kind = file.schema_arrow.field(column).type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise LongTailError(f"The column {column!r} of the predictions is of the type {kind}; it must hold a list of numbers in each row.")
-    rows = table.num_rows
+    chunks = file.read(columns=[column])[column].chunks
+    rows = file.metadata.num_rows
     width = kind.list_size if pa.types.is_fixed_size_list(kind) else None
     if width is None:
-        lengths = np.unique(np.concatenate([chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in table[column].chunks] or [[0]]))
+        lengths = np.unique(np.concatenate([chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in chunks] or [[0]]))
         if len(lengths) > 1:
             raise LongTailError(f"The lists in the column {column!r} of the predictions differ in length; each needs one number per class.")
         width = int(lengths[0])
     try:
-        values = np.concatenate([chunk.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False) for chunk in table[column].chunks] or [[]])
+        values = np.concatenate([chunk.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False) for chunk in chunks] or [[]])
     except pa.ArrowInvalid as error:
         raise LongTailError(f"The column {column!r} of the predictions must hold lists of numbers: {error}.") from error
     if values.size != rows * width:

@@ -60,8 +60,8 @@ def render_report(
         tiles=list(_tiles(metrics)),
         protocol=list(_protocol(metrics)),
         figures=shown,
-        figures_json=Markup(_script_json({key: _plain(figure) for key, figure in figures.items()})),  # noqa: S704 - escaped for a script element
-        plotly_js=Markup(get_plotlyjs()),  # noqa: S704 - plotly's own code
+        figures_json=Markup(_script_json({key: _plain(figure) for key, figure in figures.items()})),
+        plotly_js=Markup(get_plotlyjs()),
         results=_results(metrics),
         routing=_routing(metrics),
         stages=_stages(history),
@@ -102,8 +102,9 @@ def _summary(metrics: Mapping[str, Any]) -> str:
     sentence = f"{100 * metrics['accuracy/all']:.1f} % of {metrics['test_images']:,} test images are classified correctly"
     rarest = [group for group in GROUPS if f"accuracy/{group}" in metrics][-1:]
     if rarest and rarest != ["many"]:
-        classes = metrics[f"classes/{rarest[0]}"]
-        sentence += f"; on the {_count(classes, 'rarest class', 'rarest classes')} ({rarest[0]}-shot) it is {100 * metrics[f'accuracy/{rarest[0]}']:.1f} %"
+        group = rarest[0]
+        classes = _count(metrics[f"classes/{group}"], "rarest class", "rarest classes")
+        sentence += f"; on the {classes} ({group}-shot) it is {100 * metrics[f'accuracy/{group}']:.1f} %"
     return sentence + "."
 
 
@@ -145,7 +146,8 @@ def _results(metrics: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for label, prefix in result_rows(metrics):
         cells = [
-            f"{factor * metrics[prefix + key]:.{digits}f}" if prefix + key in metrics else "–" for key, (_, factor, digits) in columns.items()
+            f"{factor * metrics[prefix + key]:.{digits}f}" if prefix + key in metrics else "–"
+            for key, (_, factor, digits) in columns.items()
         ]
         rows.append((label, prefix == "", cells))
     return {"columns": [title for title, _, _ in columns.values()], "rows": rows}

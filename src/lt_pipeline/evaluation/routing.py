@@ -28,13 +28,15 @@ def expected_macs(percent: Sequence[float] | NDArray[np.float64], macs_per_depth
     if share.shape != macs.shape:
         raise LongTailError(f"There are {share.size} percentages for {macs.size} depths; each depth needs one.")
     if share.min() < 0 or abs(share.sum() - 100) > 0.5:
-        raise LongTailError(f"The percentages of images that stop at each depth sum to {share.sum():g}; they must be non-negative and sum to 100.")
+        raise LongTailError(
+            f"The percentages of images that stop at each depth sum to {share.sum():g}; they must be non-negative and sum to 100."
+        )
     return float((share / 100 * macs).sum())
 
 
 def depth_percent(experts_used: NDArray[np.int64], experts: int) -> NDArray[np.float64]:
     """Percentage of images that stop after 1..K experts, [K]."""
-    return np.bincount(experts_used - 1, minlength=experts) * (100 / len(experts_used))
+    return 100 * np.bincount(experts_used - 1, minlength=experts).astype(np.float64) / len(experts_used)
 
 
 def experts_needed(router_scores: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
@@ -74,7 +76,8 @@ def route(
     for index, logits in enumerate(expert_logits):
         rows = used > index
         total[rows] += logits[rows]
-    return total / used[:, None].astype(np.float32), used
+    total /= used[:, None].astype(np.float32)
+    return total, used
 
 
 def prefix_decisions(expert_logits: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -46,7 +46,9 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
     """
     percent = {key: title for key, title in _PERCENT.items() if key in metrics}
     where = " on ".join(display_name(metrics[key]) for key in ("method", "benchmark") if metrics.get(key))
-    table = Table(title=Text(where or "result", style="bold"), caption=Text(_caption(metrics)), caption_justify="left", title_justify="left")
+    table = Table(
+        title=Text(where or "result", style="bold"), caption=Text(_caption(metrics)), caption_justify="left", title_justify="left"
+    )
     table.add_column("accuracy %", no_wrap=True)
     for title in percent.values():
         table.add_column(title, justify="right", no_wrap=True, style="bold" if title == "all" else "")
@@ -78,7 +80,11 @@ def _caption(metrics: Mapping[str, Any]) -> str:
         parts.append(f"{metrics['router/mean_experts']:.2f} experts per image")
     if "macs/mean" in metrics:
         parts.append(f"{metrics['macs/mean'] / 1e9:.4g} GMACs per image")
-    parts += [f"{title} {metrics[key]}" for key, title in (("seed", "seed"), ("split_hash", "split"), ("precision", "precision")) if metrics.get(key) is not None]
+    parts += [
+        f"{title} {metrics[key]}"
+        for key, title in (("seed", "seed"), ("split_hash", "split"), ("precision", "precision"))
+        if metrics.get(key) is not None
+    ]
     return " · ".join(parts)
 
 

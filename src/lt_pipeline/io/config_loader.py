@@ -18,12 +18,19 @@ class ProjectConfigLoader(OmegaConfigLoader):
     """
 
     def __init__(self, conf_source: str, env: str | None = None, **kwargs: Any) -> None:
-        resolvers = {"benchmark": lambda: self._benchmark().name, "imbalance": self._imbalance, "run": self._run, "checkpoint": self._checkpoint}
+        resolvers = {
+            "benchmark": lambda: self._benchmark().name,
+            "imbalance": self._imbalance,
+            "run": self._run,
+            "checkpoint": self._checkpoint,
+        }
         super().__init__(conf_source, env, custom_resolvers=resolvers, **kwargs)
         self._check_environment(env)
 
     def _check_environment(self, env: str | None) -> None:
-        known = sorted(folder.name for folder in Path(self.conf_source).iterdir() if folder.is_dir() and folder.name not in ("base", "local"))
+        known = sorted(
+            folder.name for folder in Path(self.conf_source).iterdir() if folder.is_dir() and folder.name not in ("base", "local")
+        )
         if env is not None and env not in known:
             raise LongTailError(f"Unknown environment '{env}'; there are {', '.join(known)}.{nearest(env, known)}")
 

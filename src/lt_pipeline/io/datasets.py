@@ -44,7 +44,7 @@ class CheckpointDataset(_FolderDataset):
     """A trained stage: ``model.safetensors``, ``config.json``, ``record.json``. Saving it ends the stage's training state.
 
     Example:
-        ``"{method}.{stage}.checkpoint": {type: lt_pipeline.io.datasets.CheckpointDataset, filepath: "data/06_models/{method}/{stage}"}``
+        ``"{method}.{stage}_checkpoint": {type: lt_pipeline.io.datasets.CheckpointDataset, filepath: "data/06_models/{method}/{stage}"}``
     """
 
     def load(self) -> Any:
@@ -84,16 +84,14 @@ class PredictionsDataset(_FolderDataset):
 
     def load(self) -> Any:
         """Return predictions by selection."""
-        from lt_pipeline.evaluation.predictions import from_parquet
+        from lt_pipeline.evaluation.predictions import Predictions
 
-        return {path.stem: from_parquet(path) for path in sorted(self._filepath.glob("*.parquet"))}
+        return {path.stem: Predictions.from_parquet(path) for path in sorted(self._filepath.glob("*.parquet"))}
 
     def save(self, data: Any) -> None:
         """Write one file per selection and drop those of an earlier run."""
-        from lt_pipeline.evaluation.predictions import to_parquet
         from lt_pipeline.files import atomic_folder
 
         with atomic_folder(self._filepath) as part:
             for selection, predictions in data.items():
-                to_parquet(predictions, part / f"{selection}.parquet")
-
+                predictions.to_parquet(part / f"{selection}.parquet")

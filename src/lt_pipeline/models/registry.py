@@ -3,23 +3,20 @@
 from collections.abc import Callable
 from functools import partial
 
-from torch import nn
-
 from lt_pipeline.errors import LongTailError, nearest
 from lt_pipeline.models import resnet_cifar, resnet_imagenet
 from lt_pipeline.models.experts import MultiExpert
 from lt_pipeline.models.router import Router
 
 _RESNET_152 = (3, 8, 36, 3)
-_RESNEXT = {"groups": 32, "width_per_group": 4}
 
 IMAGENET_BACKBONES: dict[str, Callable[..., MultiExpert]] = {
     "resnet10": partial(resnet_imagenet.resnet_imagenet, blocks=(1, 1, 1, 1), bottleneck=False),
     "resnet50": partial(resnet_imagenet.resnet_imagenet, blocks=(3, 4, 6, 3)),
     "resnet101": partial(resnet_imagenet.resnet_imagenet, blocks=(3, 4, 23, 3)),
     "resnet152": partial(resnet_imagenet.resnet_imagenet, blocks=_RESNET_152),
-    "resnext50": partial(resnet_imagenet.resnet_imagenet, blocks=(3, 4, 6, 3), **_RESNEXT),
-    "resnext152": partial(resnet_imagenet.resnet_imagenet, blocks=_RESNET_152, **_RESNEXT),
+    "resnext50": partial(resnet_imagenet.resnet_imagenet, blocks=(3, 4, 6, 3), groups=32, width_per_group=4),
+    "resnext152": partial(resnet_imagenet.resnet_imagenet, blocks=_RESNET_152, groups=32, width_per_group=4),
 }
 BACKBONES = ("resnet32", *IMAGENET_BACKBONES)
 
@@ -51,7 +48,9 @@ def build_experts(
         raise LongTailError(f"model.experts is {num_experts}; a network needs at least 1.")
     if backbone == "resnet32":
         if share_stage3:
-            raise LongTailError("model.share_stage3 is for ImageNet-style networks; with resnet32 stage 3 is the expert, so set it to false.")
+            raise LongTailError(
+                "model.share_stage3 is for ImageNet-style networks; with resnet32 stage 3 is the expert, so set it to false."
+            )
         widths = resnet_cifar.REDUCED_WIDTHS if reduce_dimension else resnet_cifar.FULL_WIDTHS
         return resnet_cifar.resnet_cifar(num_classes, num_experts, widths=widths, cosine_head=cosine_head, scale=scale)
     if backbone not in IMAGENET_BACKBONES:
@@ -74,10 +73,5 @@ def build_router(backbone: str, experts: MultiExpert, top_choices: int = 30, hid
     """
     router = Router(experts.num_experts, experts.feature_dim, experts.num_classes, top_choices, hidden, shared_output)
     if backbone == "resnet32":
-        router.apply(_initialise_linear)
+        router.apply(resnet_cifar.initialise)
     return router
-
-
-def _initialise_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.kaiming_normal_(module.weight)

@@ -63,7 +63,8 @@ def resnet_imagenet(
 
     def stages(first: int, last: int) -> dict[str, nn.Module]:
         return {
-            f"stage{i}": Stage(block, inputs[i - 1], planes[i - 1], blocks[i - 1], stride=1 if i == 1 else 2) for i in range(first, last + 1)
+            f"stage{i}": Stage(block, inputs[i - 1], planes[i - 1], blocks[i - 1], stride=1 if i == 1 else 2)
+            for i in range(first, last + 1)
         }
 
     shared, features = 3 if share_stage3 else 2, expansion * planes[3]

@@ -98,7 +98,9 @@ def routing_loss(scores: Tensor, targets: Tensor, positive_weight: float = 100.0
     return F.binary_cross_entropy_with_logits(scores, targets.to(scores.dtype), pos_weight=weight)
 
 
-def route(expert: Callable[[int, Tensor], tuple[Tensor, Tensor]], router: Router, batch: Tensor, threshold: float = 0.5) -> dict[str, Tensor]:
+def route(
+    expert: Callable[[int, Tensor], tuple[Tensor, Tensor]], router: Router, batch: Tensor, threshold: float = 0.5
+) -> dict[str, Tensor]:
     """Run experts one after the other, each only on the rows that want it.
 
     A row goes on while sigmoid(score) > threshold; its logits are the mean over the experts it used. Order is kept.
@@ -128,7 +130,7 @@ def route(expert: Callable[[int, Tensor], tuple[Tensor, Tensor]], router: Router
         rows = rows.index_select(0, onward)
         if len(rows) == 0:
             break
-        logits, features = expert(index + 1, batch.index_select(0, rows))
+        logits, features = expert(index + 1, batch[rows])  # unlike index_select, indexing keeps channels_last
         total.index_add_(0, rows, logits)
         used.index_add_(0, rows, torch.ones_like(rows))
     return {"logits": total / used[:, None], "experts_used": used}

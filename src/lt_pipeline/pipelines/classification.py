@@ -29,24 +29,24 @@ def classification(name: str) -> Pipeline:
             "seed": "params:seed",
             "images": "images",
             "split": "split",
-            "workspace": f"{stage}.workspace",
-            **{need: f"{need}.checkpoint" for need in needs},
+            "workspace": f"{stage}_workspace",
+            **{need: f"{need}_checkpoint" for need in needs},
         }
-        outputs = [f"{stage}.checkpoint", f"{stage}.history"]
+        outputs = [f"{stage}_checkpoint", f"{stage}_history"]
         nodes.append(Node(training_node(name, stage), inputs, outputs, name=f"train_{stage}"))
-    histories = [f"{stage}.history" for stage in method.stages]
+    histories = [f"{stage}_history" for stage in method.stages]
     nodes += [
         Node(
             predict_test,
-            [f"{method.final_stage}.checkpoint", "images", "split", "params:trainer", "params:benchmark"],
+            [f"{method.final_stage}_checkpoint", "images", "split", "params:trainer", "params:benchmark"],
             "predictions",
             name="predict",
         ),
         Node(evaluate_predictions, "predictions", ["metrics", "per_class"], name="evaluate"),
         Node(
             report_node(method.routed),
-            ["predictions", "metrics", "per_class", f"{method.final_stage}.checkpoint", *histories],
-            ["report", *(f"{figure}.figure" for figure in previewed_figures(method.routed))],
+            ["predictions", "metrics", "per_class", f"{method.final_stage}_checkpoint", *histories],
+            ["report", *(f"{figure}_figure" for figure in previewed_figures(method.routed))],
             name="report",
         ),
     ]

@@ -24,7 +24,6 @@ from lt_pipeline.methods.facts import DataFacts
 from lt_pipeline.training.config import ProtocolConfig, StageConfig, TrainerConfig, scale_epochs, warn_beyond_the_end
 
 logger = logging.getLogger(__name__)
-_PROTOCOLS = {"last": "last epoch", "validation": "chosen on validation", "test": "best on test"}
 _PACKAGES = ("lt-pipeline", "torch", "torchvision", "timm", "kedro", "numpy", "pandas")
 _SHAPES_WEIGHTS = ("augment", "data", "losses", "methods", "models", "training")
 
@@ -106,9 +105,9 @@ def train_stage(
         logger.info("%s.%s is already trained with these settings and is reused; trainer.resume=never trains it again.", method, stage)
         return finished, pd.DataFrame(finished.record["history"])
 
-    warn_beyond_the_end(config, config.epochs, f"{method}.{stage}")
+    longest = max(getattr(typed, name).epochs for name in described.stages)
     for name in type(typed).model_fields:
-        if name not in described.stages:
+        if name == stage or (name not in described.stages and config.epochs == longest):
             warn_beyond_the_end(getattr(typed, name), config.epochs, f"{method}.{name}")
     result = train(
         Job(
@@ -140,14 +139,16 @@ def train_stage(
             "code": code_digest(),
             "versions": {package: version(package) for package in _PACKAGES},
         },
-        record={"history": history, "timing": result.timing, "previous": {name: one.record.get("timing") for name, one in previous.items()}},
+        record={
+            "history": history,
+            "timing": result.timing,
+            "previous": {name: one.record.get("timing") for name, one in previous.items()},
+        },
     )
     return checkpoint, pd.DataFrame(history)
 
 
-def predict_test(
-    checkpoint: Any, images: Any, split: pd.DataFrame, trainer: TrainerConfig, benchmark: BenchmarkConfig
-) -> dict[str, Any]:
+def predict_test(checkpoint: Any, images: Any, split: pd.DataFrame, trainer: TrainerConfig, benchmark: BenchmarkConfig) -> dict[str, Any]:
     """Read the test split, once, and return what the final network says about it, by selection.
 
     Raises:
@@ -178,8 +179,11 @@ def evaluate_predictions(predictions: dict[str, Any]) -> tuple[dict[str, Any], p
 
     from lt_pipeline.evaluation.metrics import evaluate_many
     from lt_pipeline.evaluation.terminal import terminal_table
+    from lt_pipeline.pipelines.inference import PROTOCOLS
 
-    metrics, per_class = evaluate_many({_PROTOCOLS[selection]: predictions[selection] for selection in _PROTOCOLS if selection in predictions})
+    metrics, per_class = evaluate_many(
+        {label: predictions[selection] for selection, label in PROTOCOLS.items() if selection in predictions}
+    )
     Console(width=None if sys.stdout.isatty() else 110).print(terminal_table(metrics))
     return metrics, per_class
 

@@ -17,6 +17,9 @@ from lt_pipeline.training.checkpoint import Checkpoint, State, load_into
 from lt_pipeline.training.config import TrainerConfig
 from lt_pipeline.training.inference import run_model
 
+PROTOCOLS = {"last": "last epoch", "validation": "chosen on validation", "test": "best on test"}
+"""How an epoch was selected, in the words of the tables."""
+
 
 def build_network(checkpoint: Checkpoint, state: State | None = None) -> nn.Module:
     """Return the network of a checkpoint with its weights (the last epoch's unless another ``state`` is given).
@@ -39,7 +42,7 @@ def predictions_of(checkpoint: Checkpoint, images: ImageSet, trainer: TrainerCon
     the configured threshold where there is a router.
     """
     return {
-        selection: _predict(checkpoint, state, images, trainer, {**facts, "protocol": selection})
+        selection: _predict(checkpoint, state, images, trainer, {**facts, "protocol": PROTOCOLS[selection]})
         for selection, state in checkpoint.selections.items()
     }
 
@@ -66,11 +69,13 @@ def _predict(checkpoint: Checkpoint, state: State, images: ImageSet, trainer: Tr
         sample_ids=np.asarray(images.sample_ids),
         labels=images.labels,
         logits=outputs["logits"],
-        expert_logits=outputs.get("expert_logits"),
+        expert_logits=outputs["expert_logits"] if len(macs) > 1 else None,
         router_scores=outputs.get("router_scores"),
         macs_per_depth=macs,
         facts={
-            "method": method.name,
+            "method": settings.loss.kind if method.name == "baseline" else method.name.removesuffix("_distilled"),
+            "distilled": method.name.endswith("_distilled"),
+            "backbone": settings.model.backbone,
             "seed": checkpoint.facts["seed"],
             "precision": trainer.precision,
             "class_names": list(data.class_names),

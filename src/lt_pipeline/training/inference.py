@@ -1,6 +1,5 @@
 """Running a model over a whole split."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +14,7 @@ from lt_pipeline.training.config import TrainerConfig
 from lt_pipeline.training.feed import evaluation_batches
 from lt_pipeline.training.progress import progress
 
-logger = logging.getLogger(__name__)
+_KEPT = ("logits", "expert_logits", "router_scores")
 
 
 def choose_device(name: str) -> torch.device:
@@ -46,8 +45,8 @@ def run_model(
     """Return everything the model says about each image of a set, in order.
 
     Args:
-        model: called with images [B, 3, H, W], returns tensors by name; ``logits`` [B, C] is required, ``expert_logits`` [K, B, C] and others
-            may come beside it. It is put in evaluation mode and back.
+        model: called with images [B, 3, H, W], returns tensors by name; ``logits`` [B, C] is required, ``expert_logits`` [K, B, C] and
+            ``router_scores`` [B, K-1] may come beside it, others are dropped. It is put in evaluation mode and back.
         images: the set.
         view: the training view, whose test-time transform is used.
         mean: of the normalisation, per channel in [0, 1].
@@ -67,7 +66,7 @@ def run_model(
         for batch in feed:
             with autocast(device, trainer.precision):
                 outputs = model(batch)
-            parts.append({name: tensor.float().cpu() for name, tensor in outputs.items()})
+            parts.append({name: outputs[name].float().cpu() for name in _KEPT if name in outputs})
             advance(len(batch))
     model.train(was_training)
     return {name: torch.cat([part[name] for part in parts], dim=-2).numpy() for name in parts[0]}

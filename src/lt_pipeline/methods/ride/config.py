@@ -61,7 +61,9 @@ class Ride(Config):
     @model_validator(mode="after")
     def _router_needs_experts(self) -> "Ride":
         if self.model.experts < 2:
-            raise ValueError("model.experts must be at least 2: with one expert there is nothing to diversify or route (use the baseline pipeline)")
+            raise ValueError(
+                "model.experts must be at least 2: with one expert there is nothing to diversify or route (use the baseline pipeline)"
+            )
         return self
 
 

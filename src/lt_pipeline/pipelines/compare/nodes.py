@@ -13,16 +13,12 @@ def rank_runs(all_metrics: dict[str, Callable[[], dict[str, Any]]]) -> pd.DataFr
         LongTailError: if no run has finished yet.
     """
     from rich.console import Console
-    from rich.table import Table
 
     from lt_pipeline.errors import LongTailError
-    from lt_pipeline.evaluation.compare import leaderboard
+    from lt_pipeline.evaluation.compare import leaderboard, leaderboard_table
 
     if not all_metrics:
         raise LongTailError("There is nothing to compare: no metrics.json under data/08_reporting. Run a method first.")
     board = leaderboard([load() for _, load in sorted(all_metrics.items())])
-    table = Table(*map(str, board.columns))
-    for row in board.itertuples(index=False):
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
-    Console().print(table)
+    Console().print(leaderboard_table(board))
     return board

@@ -1,14 +1,11 @@
 """Nodes of the data pipeline."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from lt_pipeline.data.config import BenchmarkConfig, SourceConfig
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +37,21 @@ def cut_split(manifest: pd.DataFrame, benchmark: BenchmarkConfig, seed: int) -> 
     return split
 
 
-def show_profile(split: pd.DataFrame, benchmark: BenchmarkConfig) -> "Figure":
+def show_profile(split: pd.DataFrame, benchmark: BenchmarkConfig) -> Any:
     """Return the figure of training images per class, coloured by shot group."""
+    import numpy as np
+
+    from lt_pipeline.data.shots import shot_masks
     from lt_pipeline.data.split import class_statistics
     from lt_pipeline.evaluation.figures import class_profile
 
     statistics = class_statistics(split)
-    return class_profile(statistics.names, statistics.counts, benchmark.shot_convention, benchmark.shot_many, benchmark.shot_few)
+    masks = shot_masks(statistics.counts, benchmark.shot_convention, benchmark.shot_many, benchmark.shot_few)
+    table = {
+        "class": range(len(statistics.names)),
+        "name": statistics.names,
+        "train_count": statistics.counts,
+        "test_count": np.bincount(split.loc[split["split"] == "test", "label"], minlength=len(statistics.names)),
+        "group": np.select(list(masks.values()), list(masks), default=""),
+    }
+    return class_profile(pd.DataFrame(table))

@@ -11,8 +11,8 @@ def create_pipeline(**_: object) -> Pipeline:
         [
             Node(
                 predict_folder,
-                ["predict.checkpoint", "params:predict", "params:source", "params:trainer"],
-                ["predict.table", "predict.csv"],
+                ["predict_checkpoint", "params:predict", "params:source", "params:trainer"],
+                ["predicted_table", "predicted_csv"],
                 name="predict_folder",
             )
         ]

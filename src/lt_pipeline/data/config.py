@@ -1,0 +1,82 @@
+"""Parameters of the data: where images come from, and which of them make the benchmark."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lt_pipeline.config import Config
+
+SourceKind = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "parquet", "list_files", "folder", "table"]
+Triple = tuple[float, float, float]
+
+
+class SourceConfig(Config):
+    """Where the images are and how to read them."""
+
+    kind: SourceKind = "folder"
+    """``digits`` ships with scikit-learn; ``parquet`` holds encoded images in a column; ``list_files`` are ``path label`` lines beside an image
+    root; ``folder`` is a class-folder tree; ``table`` is a CSV or Parquet manifest of image files."""
+    root: str | None = None
+    """Folder that holds everything; no path may leave it."""
+    download: bool = False
+    """Fetch CIFAR or Fashion-MNIST through torchvision when ``root`` lacks it."""
+    files: tuple[str, ...] = ()
+    """Parquet files, or the one table, relative to ``root``; all Parquet files of ``root`` when empty."""
+    lists: dict[Literal["train", "val", "test"], str] = Field(default_factory=dict)
+    """List files by part, relative to ``root`` or absolute."""
+    image_column: str = "image"
+    """Encoded bytes or ``{bytes, path}`` (parquet), or the path of an image file (table)."""
+    label_column: str = "label"
+    class_name_column: str | None = None
+    split_column: str | None = "split"
+    """Column with train, val or test; without it (or when null) all rows are train and a test part is cut off."""
+    id_column: str | None = None
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of each class that becomes the test part where the source has none."""
+    split_seed: int = Field(0, ge=0)
+    """Of that cut."""
+    image_size: int | None = Field(None, ge=4, le=4096)
+    """Side in pixels of the square that images are brought to when packed (short side resized, centre cropped); null keeps given sizes."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    max_pixels: int = Field(100_000_000, ge=1)
+    """Larger images are refused as decompression bombs."""
+
+    @model_validator(mode="after")
+    def _root_where_needed(self) -> "SourceConfig":
+        if self.kind == "list_files" and self.root is not None and "train" not in self.lists:
+            raise ValueError("source.lists needs at least a train list")
+        return self
+
+
+class BenchmarkConfig(Config):
+    """Which images are trained on, how results are grouped, how pixels are normalised."""
+
+    name: str = Field("my_images", pattern=r"^[a-z0-9_]+$")
+    """Part of every output path."""
+    profile: Literal["exp", "step", "natural"] = "natural"
+    """Exponential or step profile cut out of a balanced source, or the source as it is."""
+    imbalance_factor: float = Field(100.0, ge=1)
+    """Largest over smallest class; not used when natural."""
+    selection: Literal["shuffle", "first"] = "shuffle"
+    """The published rule (legacy seeded shuffle per class), or the first images of each class (SHIKE)."""
+    subsample_seed: int = Field(0, ge=0)
+    """Of the published rule; all papers use 0."""
+    max_per_class: int | None = Field(None, ge=1)
+    """Images of the largest class; null takes the mean class size of the balanced source."""
+    validation_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of each class that is cut from train for validation."""
+    shot_convention: Literal["strict", "inclusive"] = "strict"
+    """strict: many > shot_many, few < shot_few; inclusive: many >= shot_many, few <= shot_few."""
+    shot_many: int = Field(100, ge=1)
+    shot_few: int = Field(20, ge=1)
+    mean: Triple = (0.485, 0.456, 0.406)
+    """Of the normalisation, per channel, of values in [0, 1]."""
+    std: Triple = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> "BenchmarkConfig":
+        if self.shot_few > self.shot_many:
+            raise ValueError(f"shot_few ({self.shot_few}) must not exceed shot_many ({self.shot_many})")
+        if min(self.std) <= 0:
+            raise ValueError("every std must be above 0")
+        return self
