@@ -18,7 +18,6 @@ from lt_pipeline.errors import LongTailError
 from lt_pipeline.files import atomic_folder
 
 Pixels = NDArray[np.uint8]
-_PARQUET_SUFFIX = ".parquet"
 
 
 class PackedImages:
@@ -68,10 +67,9 @@ class EncodedImages:
 
     def content(self, row: int) -> bytes:
         """Return the stored bytes of one image."""
-        path = inside(self.root, self.files[row])
-        if path.suffix == _PARQUET_SUFFIX:
-            value = _column(str(path), self.column)[self.rows[row]].as_py()
-            return encoded_bytes(value)
+        path = _inside_once(self.root, self.files[row]) if self.rows[row] >= 0 else inside(self.root, self.files[row])
+        if self.rows[row] >= 0:
+            return encoded_bytes(_column(str(path), self.column)[self.rows[row]].as_py())
         try:
             return path.read_bytes()
         except OSError as error:
@@ -142,6 +140,9 @@ def inside(root: Path, relative: str) -> Path:
     if PurePosixPath(relative).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
         raise LongTailError(f"The path '{relative}' leaves the image root {root}; only paths inside it are read.")
     return path
+
+
+_inside_once = lru_cache(maxsize=64)(inside)  # a Parquet file is asked for once per image
 
 
 def save_images(store: ImageStore, folder: Path) -> None:

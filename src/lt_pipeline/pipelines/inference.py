@@ -4,15 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from torch import nn
 
+from lt_pipeline.augment.config import PadCropView, View
 from lt_pipeline.data.split import ImageSet
-from lt_pipeline.errors import LongTailError
 from lt_pipeline.evaluation.predictions import Predictions
 from lt_pipeline.evaluation.routing import route
 from lt_pipeline.methods import get_method
 from lt_pipeline.methods.facts import DataFacts
 from lt_pipeline.models.complexity import macs_per_depth
+from lt_pipeline.models.router import RoutedExperts
 from lt_pipeline.training.checkpoint import Checkpoint, State, load_into
 from lt_pipeline.training.config import TrainerConfig
 from lt_pipeline.training.inference import run_model
@@ -28,9 +31,8 @@ def build_network(checkpoint: Checkpoint, state: State | None = None) -> nn.Modu
         LongTailError: if the checkpoint's method or settings are unknown here, or the weights do not fit.
     """
     method = get_method(checkpoint.facts["method"])
-    settings = method.settings_class().model_validate(checkpoint.facts["settings"])
     facts = DataFacts.model_validate(checkpoint.facts["data"])
-    network: nn.Module = method.load().build_network(settings, checkpoint.facts["stage"], facts)
+    network: nn.Module = method.load().build_network(_settings(checkpoint), checkpoint.facts["stage"], facts)
     load_into(network, state or checkpoint.state, f"The checkpoint of {method.name}")
     return network
 
@@ -47,24 +49,79 @@ def predictions_of(checkpoint: Checkpoint, images: ImageSet, trainer: TrainerCon
     }
 
 
+def classify(checkpoint: Checkpoint, images: ImageSet, trainer: TrainerConfig, threshold: float | None = None) -> pd.DataFrame:
+    """Return one row an image: class, probability, the best five classes with theirs, experts asked and GMACs spent.
+
+    Where there is a router, an expert runs only on the images that want it.
+
+    Args:
+        checkpoint: of a final stage.
+        images: what to classify.
+        trainer: device, precision, batch size.
+        threshold: of the router; None takes the one of the checkpoint's settings.
+    """
+    data, view = DataFacts.model_validate(checkpoint.facts["data"]), _view(checkpoint)
+    network = build_network(checkpoint)
+    costs = macs_per_depth(network, _side(checkpoint, images))
+    threshold = routing_threshold(checkpoint) if threshold is None else threshold
+    model = _Routed(network, threshold) if isinstance(network, RoutedExperts) and threshold is not None else network
+    outputs = run_model(model, images, view, data.mean, data.std, trainer, title="predict")
+    probabilities = torch.from_numpy(outputs["logits"]).softmax(1)
+    best = probabilities.topk(min(5, data.num_classes))
+    names = np.array(data.class_names)
+    used = outputs["experts_used"][:, 0].astype(np.int64) if "experts_used" in outputs else np.full(len(images.rows), len(costs))
+    return pd.DataFrame(
+        {
+            "image": images.sample_ids,
+            "class": names[best.indices[:, 0].numpy()],
+            "probability": best.values[:, 0].numpy(),
+            "top5": ["; ".join(row) for row in names[best.indices.numpy()]],
+            "top5_probability": ["; ".join(f"{value:.4f}" for value in row) for row in best.values.tolist()],
+            "experts_used": used,
+            "gmacs": costs[used - 1] / 1e9,
+        }
+    )
+
+
 def routing_threshold(checkpoint: Checkpoint) -> float | None:
     """Return the threshold the checkpoint's router was configured with, None without a router."""
     router = checkpoint.facts["settings"].get("router")
     return None if router is None else float(router["threshold"])
 
 
+class _Routed(nn.Module):
+    """Routed prediction in the shape of a network's output."""
+
+    def __init__(self, network: RoutedExperts, threshold: float) -> None:
+        super().__init__()
+        self.network, self.threshold = network, threshold
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs = self.network.predict(images, self.threshold)
+        return {"logits": outputs["logits"], "experts_used": outputs["experts_used"][:, None]}
+
+
+def _settings(checkpoint: Checkpoint) -> Any:
+    return get_method(checkpoint.facts["method"]).settings_class().model_validate(checkpoint.facts["settings"])
+
+
+def _view(checkpoint: Checkpoint) -> View:
+    view: View = getattr(_settings(checkpoint), checkpoint.facts["stage"]).views[0]
+    return view
+
+
+def _side(checkpoint: Checkpoint, images: ImageSet) -> tuple[int, int]:
+    """Return height and width of what the network sees."""
+    view, shape = _view(checkpoint), images.images.shape
+    return (shape[0], shape[1]) if isinstance(view, PadCropView) and shape else (getattr(view, "size", 0),) * 2
+
+
 def _predict(checkpoint: Checkpoint, state: State, images: ImageSet, trainer: TrainerConfig, facts: dict[str, Any]) -> Predictions:
-    data = DataFacts.model_validate(checkpoint.facts["data"])
-    method = get_method(checkpoint.facts["method"])
-    settings = method.settings_class().model_validate(checkpoint.facts["settings"])
-    view = getattr(settings, checkpoint.facts["stage"]).views[0]
-    shape = getattr(images.images, "shape", None)
-    if len(images.rows) == 0:
-        raise LongTailError(f"There is no image to predict on in {facts.get('benchmark', 'the folder')}.")
+    data, settings = DataFacts.model_validate(checkpoint.facts["data"]), _settings(checkpoint)
+    method = checkpoint.facts["method"]
     network = build_network(checkpoint, state)
-    side = (shape[0], shape[1]) if view.kind == "pad_crop" else (view.size, view.size)
-    macs = macs_per_depth(network, side)
-    outputs = run_model(network, images, view, data.mean, data.std, trainer, title=f"{method.name}: predict")
+    macs = macs_per_depth(network, _side(checkpoint, images))
+    outputs = run_model(network, images, _view(checkpoint), data.mean, data.std, trainer, title=f"{method}: predict")
     predictions = Predictions(
         sample_ids=np.asarray(images.sample_ids),
         labels=images.labels,
@@ -73,8 +130,8 @@ def _predict(checkpoint: Checkpoint, state: State, images: ImageSet, trainer: Tr
         router_scores=outputs.get("router_scores"),
         macs_per_depth=macs,
         facts={
-            "method": settings.loss.kind if method.name == "baseline" else method.name.removesuffix("_distilled"),
-            "distilled": method.name.endswith("_distilled"),
+            "method": settings.loss.kind if method == "baseline" else method.removesuffix("_distilled"),
+            "distilled": method.endswith("_distilled"),
             "backbone": settings.model.backbone,
             "seed": checkpoint.facts["seed"],
             "precision": trainer.precision,

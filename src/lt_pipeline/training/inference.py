@@ -14,7 +14,7 @@ from lt_pipeline.training.config import TrainerConfig
 from lt_pipeline.training.feed import evaluation_batches
 from lt_pipeline.training.progress import progress
 
-_KEPT = ("logits", "expert_logits", "router_scores")
+_KEPT = ("logits", "expert_logits", "router_scores", "experts_used")
 
 
 def choose_device(name: str) -> torch.device:
@@ -46,7 +46,7 @@ def run_model(
 
     Args:
         model: called with images [B, 3, H, W], returns tensors by name; ``logits`` [B, C] is required, ``expert_logits`` [K, B, C] and
-            ``router_scores`` [B, K-1] may come beside it, others are dropped. It is put in evaluation mode and back.
+            ``router_scores`` [B, K-1] and ``experts_used`` [B, 1] may come beside it, others are dropped. It is put in evaluation mode and back.
         images: the set.
         view: the training view, whose test-time transform is used.
         mean: of the normalisation, per channel in [0, 1].

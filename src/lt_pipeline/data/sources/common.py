@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from lt_pipeline.errors import LongTailError
 
 logger = logging.getLogger(__name__)
 _PACKED_BYTES = 2 << 30
-_THREADS = 8
+_THREADS = min(os.cpu_count() or 1, 16)
 
 
 def root_of(source: SourceConfig) -> Path:

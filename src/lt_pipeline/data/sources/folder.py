@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
 from lt_pipeline.data.sources.common import from_encoded, number_classes, root_of, with_test_part
+from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
@@ -33,28 +35,33 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     return from_encoded(with_test_part(number_classes(table), source).reset_index(drop=True), root, "", source)
 
 
-def list_images(root: Path) -> list[str]:
-    """Return every image file below ``root``, relative to it, in alphabetical order.
+def unlabelled_images(folder: Path, source: SourceConfig) -> ImageSet:
+    """Return every image below a folder, in alphabetical order and without labels, brought to size as ``source`` says.
 
     Raises:
-        LongTailError: if the folder is missing or holds none, or a link leaves it.
+        LongTailError: if the folder is missing or holds no image, a link leaves it, or an image is broken.
     """
-    if not root.is_dir():
-        raise LongTailError(f"{root} is not a folder.")
-    files = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not folder.is_dir():
+        raise LongTailError(f"{folder} is not a folder.")
+    files = [path.relative_to(folder).as_posix() for path in _images(folder)]
     if not files:
-        raise LongTailError(f"{root} holds no image; known endings are {', '.join(sorted(SUFFIXES))}.")
+        raise LongTailError(f"{folder} holds no image; known endings are {', '.join(sorted(SUFFIXES))}.")
     for file in files:
-        inside(root, file)
-    return files
+        inside(folder, file)
+    table = pd.DataFrame({"sample_id": files, "label": 0, "file": files, "row": -1})
+    table, images = from_encoded(table, folder, "", source)
+    return ImageSet(images, np.arange(len(table)), np.full(len(table), -1), table["sample_id"].tolist())
+
+
+def _images(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
 
 
 def _classes(root: Path, folder: Path, part: str) -> list[tuple[str, str, str, str]]:
     rows = []
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
-            files = [path for path in sorted(entry.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
-            for path in files:
+            for path in _images(entry):
                 relative = path.relative_to(root).as_posix()
                 inside(root, relative)
                 rows.append((relative, part, entry.name, relative))

@@ -1,0 +1,66 @@
+"""Parameters of the training views and of their test-time counterparts."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lt_pipeline.config import Config
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class PadCropView(Config):
+    """A view of small images of one size, made a batch at a time; at test time images are only normalised."""
+
+    kind: Literal["pad_crop"] = "pad_crop"
+    """Tells this view from the others."""
+    padding: int = Field(4, ge=0)
+    """Black pixels added on each side before a crop of the original size is drawn; 0 keeps the image in place."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of mirroring left and right."""
+    rotation: float = Field(0.0, ge=0, le=180)
+    """Largest rotation in degrees, either way; the angle is uniform, corners become black."""
+    policy: Literal["none", "autoaugment_cifar"] = "none"
+    """Learned policy applied after crop, flip and rotation."""
+    cutout: int = Field(0, ge=0)
+    """Side in pixels of the square that is blackened last; 0 turns it off."""
+
+
+class ResizedCropView(Config):
+    """A view of larger images, decoded and cropped one at a time by worker processes."""
+
+    kind: Literal["resized_crop"] = "resized_crop"
+    """Tells this view from the others."""
+    size: int = Field(224, ge=1)
+    """Side in pixels of the square the network sees."""
+    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
+    """Smallest and largest fraction of the image's area that a crop covers."""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """Smallest and largest width of a crop divided by its height."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How pixels are interpolated, always with antialiasing."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of mirroring left and right."""
+    color_jitter: tuple[
+        Annotated[float, Field(ge=0)],
+        Annotated[float, Field(ge=0)],
+        Annotated[float, Field(ge=0)],
+        Annotated[float, Field(ge=0, le=0.5)],
+    ] = (0.0, 0.0, 0.0, 0.0)
+    """Strength of the change of brightness, contrast, saturation and hue; 0 leaves one alone."""
+    test_resize: int = Field(256, ge=1)
+    """Length in pixels of the shorter side at test time, before the centre crop; at least ``size``."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ResizedCropView":
+        if self.test_resize < self.size:
+            raise ValueError(f"test_resize ({self.test_resize}) must be at least size ({self.size})")
+        for name in ("scale", "ratio"):
+            smallest, largest = getattr(self, name)
+            if smallest > largest:
+                raise ValueError(f"{name} must be (smallest, largest), got ({smallest}, {largest})")
+        return self
+
+
+View = Annotated[PadCropView | ResizedCropView, Field(discriminator="kind")]
+"""Any view; ``kind`` tells which."""

@@ -1,0 +1,75 @@
+"""Views of decoded images."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lt_pipeline.augment.config import ResizedCropView
+from lt_pipeline.augment.decoded import DecodedView, EvaluationView
+
+VIEW = ResizedCropView(size=24, color_jitter=(0.4, 0.4, 0.4, 0.1), test_resize=28)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 40, 51, 3), dtype=np.uint8)
+
+
+class Views(Dataset):
+    def __init__(self) -> None:
+        self.view = DecodedView(VIEW)
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.view(IMAGES[index], 100 + index)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_see_what_the_main_process_sees(workers: int) -> None:
+    here = torch.stack([Views()[index] for index in range(len(IMAGES))])
+    there = torch.cat(list(DataLoader(Views(), batch_size=2, num_workers=workers)))
+    assert torch.equal(here, there)
+
+
+def test_a_view_depends_on_its_seed_alone() -> None:
+    view = DecodedView(VIEW)
+    first = view(IMAGES[0], 3)
+    torch.rand(5)
+    state = torch.get_rng_state()
+    assert torch.equal(view(IMAGES[0], 3), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(view(IMAGES[0], 4), first)
+
+
+def test_shapes_types_and_pickling() -> None:
+    for view in (DecodedView(VIEW), pickle.loads(pickle.dumps(DecodedView(VIEW)))):
+        out = view(IMAGES[0], 0)
+        assert out.shape == (3, 24, 24) and out.dtype == torch.uint8
+    for evaluation in (EvaluationView(VIEW), pickle.loads(pickle.dumps(EvaluationView(VIEW)))):
+        out = evaluation(IMAGES[0])
+        assert out.shape == (3, 24, 24) and out.dtype == torch.uint8
+
+
+def test_evaluation_crops_the_centre_of_the_resized_image() -> None:
+    view = EvaluationView(ResizedCropView(size=20, test_resize=40))
+    assert torch.equal(view(IMAGES[0]), torch.from_numpy(IMAGES[0, 10:30, 16:36].copy()).permute(2, 0, 1))
+
+
+def test_images_smaller_than_the_view_and_read_only_or_reversed_memory() -> None:
+    tiny = IMAGES[0, :3, :2]
+    tiny.setflags(write=False)
+    assert DecodedView(VIEW)(tiny, 1).shape == (3, 24, 24)
+    assert EvaluationView(VIEW)(IMAGES[0, ::-1, ::-1]).shape == (3, 24, 24)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resizing_is_near_pillows(interpolation: str) -> None:
+    from PIL import Image
+    from torchvision import transforms
+
+    mode = transforms.InterpolationMode(interpolation)
+    published = transforms.Compose([transforms.Resize(28, mode), transforms.CenterCrop(24), transforms.PILToTensor()])
+    expected = published(Image.fromarray(IMAGES[1])).int()
+    actual = EvaluationView(ResizedCropView(size=24, test_resize=28, interpolation=interpolation))(IMAGES[1]).int()
+    assert (actual - expected).abs().max() <= 1
