@@ -92,7 +92,11 @@ def ours(facts: DataFacts, train: ImageSet, precision: str, steps: int) -> float
         job = Job("ride.experts", partial(build_task, settings, "experts", facts, {}), stage, trainer, 0, facts.num_classes, MEAN, STD,
                   train, {}, Workspace(Path(folder) / "x"), {})  # fmt: skip
         rows = (steps + 2) * 128
-        job = replace(job, train=ImageSet(train.images, train.rows[:rows], train.labels[:rows], train.sample_ids[:rows]), num_classes=facts.num_classes)
+        job = replace(
+            job,
+            train=ImageSet(train.images, train.rows[:rows], train.labels[:rows], train.sample_ids[:rows]),
+            num_classes=facts.num_classes,
+        )
         run = _Run(job)
         marks: list[tuple[float, float]] = []
         inner = run._optimize
@@ -160,7 +164,9 @@ def main() -> None:
     print(f"packing {len(manifest):,} images: {time.perf_counter() - start:.1f} s")
     split = make_split(manifest, BenchmarkConfig(name="cifar100_lt", profile="exp", imbalance_factor=100, mean=MEAN, std=STD), 0)
     statistics = class_statistics(split)
-    facts = DataFacts(class_names=statistics.names, train_counts=tuple(map(int, statistics.counts)), image_shape=(32, 32, 3), mean=MEAN, std=STD)
+    facts = DataFacts(
+        class_names=statistics.names, train_counts=tuple(map(int, statistics.counts)), image_shape=(32, 32, 3), mean=MEAN, std=STD
+    )
     train, test = image_set(images, split, "train"), image_set(images, split, "test")
 
     base = published(facts, train, test, arguments.steps)

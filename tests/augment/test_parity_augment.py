@@ -94,9 +94,7 @@ def _component(path: Path) -> str:
 
 # Other folders may hold files that cannot be read on purpose; those of augmentation are told by name first.
 FILES = [
-    path
-    for path in sorted(FOLDER.rglob("*.safetensors"))
-    if path.name.startswith(("autoaug", "cutout")) and _component(path) in ADAPTERS
+    path for path in sorted(FOLDER.rglob("*.safetensors")) if path.name.startswith(("autoaug", "cutout")) and _component(path) in ADAPTERS
 ]
 
 

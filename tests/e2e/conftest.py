@@ -78,5 +78,3 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             pixels = generator.integers(0, 60, (side, side + 7, 3)) + (180, 10, 90)[label]
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number}.png")
     yield root
-
-

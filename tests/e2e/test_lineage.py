@@ -53,7 +53,10 @@ def test_dvc_outputs_are_the_catalogs() -> None:
         }
         entries = [*stages[stage].get("outs", []), *stages[stage].get("metrics", []), *stages[stage].get("plots", [])]
         listed = {
-            entry.replace("${item.benchmark}", "digits_lt").replace("${item.method}", "ride").replace("${item.seed}", "0").removeprefix("data/")
+            entry.replace("${item.benchmark}", "digits_lt")
+            .replace("${item.method}", "ride")
+            .replace("${item.seed}", "0")
+            .removeprefix("data/")
             for entry in entries
         }
         assert saved == listed
@@ -88,5 +91,7 @@ def test_kedro_viz_previews_the_figures(project: Project) -> None:
     output = project.kedro("viz", "build", "--include-previews")
     assert "Success" in output
     nodes = [json.loads(path.read_text()) for path in (project.folder / "build/api/nodes").iterdir()]
-    previews = {Path(node["filepath"]).name for node in nodes if node.get("preview") and "filepath" in node and "/ride/" in node["filepath"]}
+    previews = {
+        Path(node["filepath"]).name for node in nodes if node.get("preview") and "filepath" in node and "/ride/" in node["filepath"]
+    }
     assert {"tail.json", "learning.json", "reliability.json", "cost.json"} <= previews

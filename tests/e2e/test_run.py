@@ -50,7 +50,9 @@ def test_the_same_seed_gives_identical_artefacts_and_another_does_not(project: P
     one, two, other = (load_checkpoint(project.model("baseline", "classifier", run)) for run in ("seed0-one", "seed0-two", "seed1"))
     assert one.digest == two.digest != other.digest
     for name in ("metrics.json", "history_classifier.parquet", "per_class.parquet"):
-        assert (project.reporting("baseline", "seed0-one") / name).read_bytes() == (project.reporting("baseline", "seed0-two") / name).read_bytes()
+        assert (project.reporting("baseline", "seed0-one") / name).read_bytes() == (
+            project.reporting("baseline", "seed0-two") / name
+        ).read_bytes()
     board = project.kedro("run", "--pipeline=compare", code=1)
     assert "seed" in board  # two runs of one seed are not two samples
 

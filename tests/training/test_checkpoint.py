@@ -14,7 +14,9 @@ from lt_pipeline.training.state import TrainingState, Workspace
 def make_checkpoint() -> Checkpoint:
     torch.manual_seed(0)
     state = nn.Linear(3, 2).state_dict() | {"steps": torch.tensor(7), "half": torch.randn(2, 2).bfloat16()}
-    return Checkpoint({"last": state, "validation": {k: v * 2 for k, v in state.items()}}, {"method": "x", "seed": 0}, {"history": [{"epoch": 1.0}]})
+    return Checkpoint(
+        {"last": state, "validation": {k: v * 2 for k, v in state.items()}}, {"method": "x", "seed": 0}, {"history": [{"epoch": 1.0}]}
+    )
 
 
 def test_round_trip_keeps_bits_and_facts(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def toy_images(size: int = 53, seed: int = 0) -> ImageSet:
     return ImageSet(PackedImages(pixels.astype(np.uint8)), np.arange(size), labels.astype(np.int64), ids)
 
 
-def toy_job(folder: Path, task: dict[str, Any] | None = None, stage: dict[str, Any] | None = None, trainer: dict[str, Any] | None = None) -> Job:
+def toy_job(
+    folder: Path, task: dict[str, Any] | None = None, stage: dict[str, Any] | None = None, trainer: dict[str, Any] | None = None
+) -> Job:
     defaults = {
         "epochs": 3,
         "batch_size": 10,

@@ -6,6 +6,7 @@ that are channels_last already (a permuted [B, H, W, 3]) are not copied first.
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from lt_pipeline.augment.config import PadCropView
 from lt_pipeline.augment.policies import CIFAR_POLICY, apply_policy, remap, rotation_source
@@ -54,12 +55,16 @@ def cut(images: Tensor, centres: Tensor, length: int) -> Tensor:
         length: side of the square in pixels.
     """
     half = length // 2
-    height, width = images.shape[2:]
-    row, column = centres.to(images.device).view(-1, 2, 1).unbind(1)
-    rows = torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device)
-    hidden = ((rows >= row - half) & (rows < row + half))[:, :, None] & ((columns >= column - half) & (columns < column + half))[:, None, :]
-    return images.masked_fill(hidden[:, None], 0)
+    pixels = images.permute(0, 2, 3, 1).contiguous()
+    row, column = centres.to(images.device)[:, :, None].unbind(1)
+    rows = torch.arange(pixels.shape[1], device=images.device)
+    columns = torch.arange(pixels.shape[2], device=images.device).repeat_interleave(pixels.shape[3])
+    hidden = _within(rows, row, half)[:, :, None] & _within(columns, column, half)[:, None, :]
+    return pixels.flatten(2).masked_fill(hidden, 0).view_as(pixels).permute(0, 3, 1, 2)
+
+
+def _within(positions: Tensor, centre: Tensor, half: int) -> Tensor:
+    return (positions >= centre - half) & (positions < centre + half)
 
 
 class BatchedView:
@@ -101,22 +106,24 @@ def _move(images: Tensor, offsets: Tensor | None, flips: Tensor | None, angles: 
     Coordinates are followed backwards, from the output through the rotation and the mirroring to the crop. What a rotation takes from outside
     the crop is black even where the whole image has a pixel there.
     """
+    device = images.device
     pixels = images.permute(0, 2, 3, 1).contiguous()
-    height, width = pixels.shape[1:3]
-    x = torch.arange(width, device=pixels.device)
-    y = torch.arange(height, device=pixels.device)[:, None]
+    count, height, width, _ = pixels.shape
     inside = None
-    if angles is not None:
-        x, y = (part.to(pixels.device) for part in rotation_source(angles, height, width))
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    if angles is None:
+        x = torch.arange(width, device=device, dtype=torch.int32)[None, None, :]
+        y = torch.arange(height, device=device, dtype=torch.int32)[None, :, None]
+    else:
+        x, y, inside = rotation_source(angles.to(device), height, width)
     if flips is not None:
-        x = torch.where(flips.to(pixels.device)[:, None, None], width - 1 - x, x)
+        mirror = flips.to(device, torch.int32)[:, None, None]
+        x = x * (1 - 2 * mirror) + mirror * (width - 1)
     if offsets is not None:
-        top, left = offsets.to(pixels.device)[:, :, None, None].unbind(1)
+        margin = int(offsets.abs().max()) if count else 0
+        pixels = F.pad(pixels, (0, 0, margin, margin, margin, margin))
+        top, left = (offsets + margin).to(device, torch.int32)[:, :, None, None].unbind(1)
         x, y = x + left, y + top
-    if inside is not None:
-        x = torch.where(inside, x, -1)
-    return remap(pixels, x, y, BLACK).permute(0, 3, 1, 2)
+    return remap(pixels, x.expand(count, -1, -1), y, inside, BLACK).permute(0, 3, 1, 2)
 
 
 _PROBABILITY = torch.tensor([[probability for _, probability, _ in row] for row in CIFAR_POLICY], dtype=torch.float64)

@@ -14,16 +14,23 @@ class Normalise(nn.Module):
         std: standard deviation of each channel, likewise.
     """
 
-    table: Tensor
+    levels: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        levels = torch.arange(256, dtype=torch.uint8).float().div(255)
-        mean_, std_ = (torch.tensor(list(values), dtype=torch.float32)[:, None] for values in (mean, std))
-        # 256 levels x 3 channels is all there is to compute; the table is made on the CPU, so every device gives the same floats.
-        self.register_buffer("table", levels.sub(mean_).div_(std_), persistent=False)
+        # A tensor on the device: an accelerator would multiply by the rounded reciprocal of a plain number.
+        self.register_buffer("levels", torch.tensor(255.0), persistent=False)
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return float32 [B, 3, H, W] for uint8 [B, 3, H, W], in the same memory format."""
-        channels = torch.arange(self.table.shape[0], device=images.device, dtype=torch.int32) * 256
-        return torch.take(self.table, (images + channels[:, None, None]).long())
+        """Return float32 [B, 3, H, W] for uint8 [B, 3, H, W], in the same memory format (channels_last or contiguous)."""
+        if images.is_contiguous():
+            return images.float().div_(self.levels).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+        # Whole rows of [H, W * 3] with the constants repeated: broadcasting over three values at a time would cost several times as much.
+        pixels = images.permute(0, 2, 3, 1).contiguous()
+        mean, std = (constant.repeat(pixels.shape[2]) for constant in (self.mean, self.std))
+        values = pixels.flatten(2).float().div_(self.levels).sub_(mean).div_(std)
+        return values.view(pixels.shape).permute(0, 3, 1, 2)

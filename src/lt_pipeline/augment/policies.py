@@ -7,7 +7,6 @@ operations fill with grey, shear is bicubic, translation and rotation take the n
 Inside this module a batch is uint8 [B, H, W, 3] in memory order; the public functions take and return [B, 3, H, W].
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -82,9 +81,7 @@ CIFAR_POLICY: tuple[tuple[Step, Step], ...] = (
 """The 25 sub-policies: two steps (operation, probability, level) each."""
 
 
-def apply_operation(
-    images: Tensor, name: str, magnitude: float | Tensor, sign: int | Tensor = 1, *, fill: Sequence[int] = GREY
-) -> Tensor:
+def apply_operation(images: Tensor, name: str, magnitude: float | Tensor, sign: int | Tensor = 1, *, fill: Sequence[int] = GREY) -> Tensor:
     """Apply one operation to every image of a batch.
 
     Args:
@@ -122,46 +119,52 @@ def apply_policy(images: Tensor, choice: Tensor, applied: Tensor, sign: Tensor, 
     """
     pixels = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
     for place in range(2):
-        operation = torch.where(applied[:, place], _OPERATION[choice, place], -1)
+        operation = torch.where(applied[:, place], _OPERATION[choice, place], len(OPERATIONS))
         amount = _AMOUNT[choice, place] * torch.where(_HEEDS_SIGN[choice, place], sign[:, place], 1)
-        for number, name in enumerate(OPERATIONS):
-            where = torch.nonzero(operation == number)[:, 0]
-            if len(where):
-                rows = where.to(pixels.device)
-                pixels[rows] = _KERNELS[name](pixels[rows], amount[where].to(pixels.device), fill)
+        order = torch.argsort(operation, stable=True)
+        sizes = torch.bincount(operation, minlength=len(OPERATIONS) + 1).tolist()
+        groups = zip(order.to(pixels.device).split(sizes), amount[order].to(pixels.device).split(sizes), strict=True)
+        for name, (rows, amounts) in zip(OPERATIONS, groups, strict=False):  # the last group is left alone
+            if len(rows):
+                pixels.index_copy_(0, rows, _KERNELS[name](pixels.index_select(0, rows), amounts, fill))
     return pixels.permute(0, 3, 1, 2)
 
 
-def remap(pixels: Tensor, x: Tensor, y: Tensor, fill: Sequence[int]) -> Tensor:
-    """Take each output pixel from (x, y) of its image, or ``fill`` where that lies outside.
+def remap(pixels: Tensor, x: Tensor, y: Tensor, inside: Tensor | None = None, fill: Sequence[int] = GREY) -> Tensor:
+    """Take each output pixel from column x and row y of its image, or ``fill`` where that lies outside.
 
     Args:
-        pixels: uint8 [B, H, W, 3].
-        x: integers that broadcast to [B, H, W].
+        pixels: uint8 [B, H, W, 3], contiguous.
+        x: int32 that broadcast to [B, h, w] with y.
         y: likewise.
+        inside: bool [B, h, w], where x and y lie in the image; None promises that they always do.
         fill: colour outside.
 
     Returns:
-        uint8 [B, H, W, 3].
+        uint8 [B, h, w, 3].
     """
     count, height, width, channels = pixels.shape
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    start = torch.arange(count, device=pixels.device)[:, None, None] * (height * width)
-    source = torch.where(inside, start + y * width + x, 0).expand(count, height, width)
-    taken = pixels.reshape(-1, channels).index_select(0, source.reshape(-1)).view(count, height, width, channels)
-    colour = torch.tensor(tuple(fill), dtype=torch.uint8, device=pixels.device)
-    return torch.where(inside.expand(count, height, width)[..., None], taken, colour)
+    table = pixels.view(-1, channels)
+    start = torch.arange(count, device=pixels.device, dtype=torch.int32)[:, None, None] * (height * width)
+    source = (start + y * width) + x
+    if inside is not None:
+        source = torch.where(inside, source, len(table))
+        table = torch.cat((table, torch.tensor([tuple(fill)], dtype=torch.uint8, device=pixels.device)))
+    return table.index_select(0, source.reshape(-1)).view(*source.shape, channels)
 
 
-def rotation_source(degrees: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return for each output pixel of a rotation the source column and row, int64 [B, H, W], as Pillow computes them.
+def rotation_source(degrees: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where each output pixel of a rotation comes from, as Pillow computes it: column, row, and whether they lie in the image.
 
     Pillow walks the affine map in 16.16 fixed point from the centre of the first pixel and cuts off the fraction.
 
     Args:
         degrees: float64 [B], counter-clockwise.
-        height: of the images.
-        width: of the images.
+        height: of the images, below 16384.
+        width: of the images, likewise.
+
+    Returns:
+        int32, int32 and bool [B, H, W].
     """
     angle = -torch.deg2rad(torch.remainder(degrees.double(), 360.0))
     cosine, sine = torch.cos(angle), torch.sin(angle)
@@ -170,16 +173,18 @@ def rotation_source(degrees: Tensor, height: int, width: int) -> tuple[Tensor, T
     shift_y = -sine * -middle_x + cosine * -middle_y + middle_y
 
     def fixed(value: Tensor) -> Tensor:
-        return torch.floor(value * 65536.0 + 0.5).long()[:, None, None]
+        return torch.floor(value * 65536.0 + 0.5).int()[:, None, None]
 
-    column = torch.arange(width, device=degrees.device)
-    row = torch.arange(height, device=degrees.device)[:, None]
-    x = fixed(shift_x + cosine * 0.5 + sine * 0.5) + fixed(cosine) * column + fixed(sine) * row
-    y = fixed(shift_y - sine * 0.5 + cosine * 0.5) + fixed(-sine) * column + fixed(cosine) * row
-    return x >> 16, y >> 16
+    column = torch.arange(width, device=degrees.device, dtype=torch.int32)
+    row = torch.arange(height, device=degrees.device, dtype=torch.int32)[:, None]
+    x = (fixed(shift_x + cosine * 0.5 + sine * 0.5) + fixed(cosine) * column) + fixed(sine) * row
+    y = (fixed(shift_y - sine * 0.5 + cosine * 0.5) + fixed(-sine) * column) + fixed(cosine) * row
+    x >>= 16
+    y >>= 16
+    return x, y, (x >= 0) & (x < width) & (y >= 0) & (y < height)
 
 
-# Operations: (pixels uint8 [b, H, W, 3], signed magnitude float64 [b], fill) -> uint8 [b, H, W, 3].
+# Operations: (pixels uint8 [b, H, W, 3] contiguous, signed magnitude float64 [b], fill) -> uint8 [b, H, W, 3].
 
 
 def _rotate(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
@@ -187,51 +192,56 @@ def _rotate(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
 
 
 def _translate(pixels: Tensor, amount: Tensor, fill: Sequence[int], axis: int) -> Tensor:
-    height, width = pixels.shape[1:3]
-    column = torch.arange(width, device=pixels.device)
-    row = torch.arange(height, device=pixels.device)[:, None]
-    moved, side = (column, width) if axis == 2 else (row, height)
-    source = torch.floor((amount * side + 0.5)[:, None, None] + moved).long()
-    return remap(pixels, source, row, fill) if axis == 2 else remap(pixels, column, source, fill)
+    count, height, width, _ = pixels.shape
+    column = torch.arange(width, device=pixels.device, dtype=torch.int32)[None, None, :]
+    row = torch.arange(height, device=pixels.device, dtype=torch.int32)[None, :, None]
+    side, still = (width, column) if axis == 2 else (height, row)
+    moved = torch.floor((amount * side + 0.5)[:, None, None] + still).int()
+    inside = ((moved >= 0) & (moved < side)).expand(count, height, width)
+    return remap(pixels, moved, row, inside, fill) if axis == 2 else remap(pixels, column, moved, inside, fill)
 
 
 def _shear(pixels: Tensor, amount: Tensor, fill: Sequence[int], axis: int) -> Tensor:
     # A shear along x is a one-dimensional interpolation: rows meet rows exactly, Pillow's vertical pass then returns its second tap.
     if axis == 1:
         return _shear(pixels.transpose(1, 2), amount, fill, 2).transpose(1, 2)
-    count, height, width, channels = pixels.shape
+    width, channels = pixels.shape[2:]
     column = torch.arange(width, device=pixels.device, dtype=torch.float64) + 0.5
-    row = torch.arange(height, device=pixels.device, dtype=torch.float64)[:, None] + 0.5
+    row = torch.arange(pixels.shape[1], device=pixels.device, dtype=torch.float64)[:, None] + 0.5
     position = column + amount[:, None, None] * row
     inside = (position >= 0) & (position < width)
     position = position - 0.5
     base = torch.floor(position)
     part = (position - base)[..., None]
-    taps = [
+    first, second, third, fourth = (
         torch.gather(pixels, 2, (base.long() + offset).clamp(0, width - 1)[..., None].expand(-1, -1, -1, channels)).double()
         for offset in (-1, 0, 1, 2)
-    ]
-    slope = taps[2] - taps[0]
-    square = 2 * (taps[0] - taps[1]) + taps[2] - taps[3]
-    cube = -taps[0] + taps[1] - taps[2] + taps[3]
-    value = taps[1] + part * (slope + part * (square + part * cube))
+    )
+    slope = third - first
+    square = 2 * (first - second) + third - fourth
+    cube = -first + second - third + fourth
+    value = second + part * (slope + part * (square + part * cube))
     colour = torch.tensor(tuple(fill), dtype=torch.uint8, device=pixels.device)
     return torch.where(inside[..., None], value.clamp(0, 255).to(torch.uint8), colour)
 
 
-def _look_up(pixels: Tensor, table: Tensor) -> Tensor:
-    """Replace each value by ``table[image, value, channel]``, uint8 [b, 256, 3 or 1]."""
-    count, height, width, channels = pixels.shape
-    table = table.expand(count, 256, channels)
-    return torch.gather(table, 1, pixels.view(count, height * width, channels).long()).view_as(pixels)
+def _entries(pixels: Tensor) -> Tensor:
+    """Return int64 [b, H * W * 3]: where each value stands in a table [3 * 256] of its image."""
+    channels = torch.arange(3, device=pixels.device).mul_(256).repeat(pixels.shape[1] * pixels.shape[2])
+    return pixels.view(len(pixels), -1).long().add_(channels)
 
 
-def _levels(device: torch.device) -> Tensor:
-    return torch.arange(256, device=device)[:, None]
+def _look_up(pixels: Tensor, table: Tensor, entries: Tensor) -> Tensor:
+    """Replace each value by ``table[image, channel, value]``, uint8 [b, 3, 256]."""
+    return torch.gather(table.view(len(pixels), 768), 1, entries).view_as(pixels)
+
+
+def _identity(pixels: Tensor) -> Tensor:
+    return torch.arange(256, device=pixels.device, dtype=torch.uint8)
 
 
 def _invert(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    return 255 - pixels
+    return ~pixels
 
 
 def _posterize(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
@@ -240,35 +250,36 @@ def _posterize(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
 
 
 def _solarize(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    return torch.where(pixels < torch.ceil(amount).short()[:, None, None, None], pixels, 255 - pixels)
+    bright = pixels.short() >= torch.ceil(amount).short()[:, None, None, None]
+    return pixels ^ bright.view(torch.uint8).neg_()  # 255 - value is the value with all bits turned over
 
 
 def _autocontrast(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    low, high = torch.aminmax(pixels.view(len(pixels), -1, pixels.shape[3]), dim=1, keepdim=True)
-    low, high = low.double(), high.double()
+    columns = pixels.flatten(2)  # first over the rows, whose values lie side by side: far faster than over every third value
+    low = columns.amin(1).view(len(pixels), -1, 3).amin(1).double()[:, :, None]
+    high = columns.amax(1).view(len(pixels), -1, 3).amax(1).double()[:, :, None]
     scale = torch.full_like(low, 255.0) / (high - low)  # `255.0 / tensor` would multiply by a rounded reciprocal
-    levels = _levels(pixels.device)
-    table = (levels * scale + -low * scale).clamp(0, 255).to(torch.uint8)
-    return _look_up(pixels, torch.where(high > low, table, levels.to(torch.uint8)))
+    levels = torch.arange(256, device=pixels.device, dtype=torch.float64)
+    table = (levels * scale).add_(-low * scale).clamp_(0, 255).to(torch.uint8)
+    return _look_up(pixels, torch.where(high > low, table, _identity(pixels)), _entries(pixels))
 
 
 def _equalize(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    count, height, width, channels = pixels.shape
-    flat = pixels.view(count, height * width, channels).long()
-    histogram = torch.zeros(count, 256, channels, dtype=torch.long, device=pixels.device)
-    histogram.scatter_add_(1, flat, torch.ones_like(flat))
-    last = histogram.gather(1, flat.amax(1, keepdim=True))
-    step = (height * width - last) // 255
-    below = histogram.cumsum(1) - histogram
-    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255).to(torch.uint8)
-    return _look_up(pixels, torch.where(step > 0, table, _levels(pixels.device).to(torch.uint8)))
+    count, height, width, _ = pixels.shape
+    entries = _entries(pixels)
+    images = torch.arange(count, device=pixels.device)[:, None] * 768
+    histogram = torch.bincount((entries + images).view(-1), minlength=count * 768).view(count, 3, 256).double()
+    upto = histogram.cumsum(2)
+    # All but the pixels of the brightest level: the largest cumulative count below the total.
+    step = torch.floor(torch.where(upto < height * width, upto, 0).amax(2, keepdim=True) / 255)
+    table = torch.floor((upto - histogram + torch.floor(step / 2)) / step.clamp(min=1)).clamp_(max=255).to(torch.uint8)
+    return _look_up(pixels, torch.where(step > 0, table, _identity(pixels)), entries)
 
 
 def _blend(degenerate: Tensor, pixels: Tensor, amount: Tensor) -> Tensor:
-    """Pillow's blend with factor ``1 + amount``: float32, cut off, clipped."""
+    """Pillow's blend with factor ``1 + amount`` of float32 values: cut off, clipped."""
     factor = (1 + amount).float().view(-1, *[1] * (pixels.dim() - 1))
-    base = degenerate.float()
-    return (base + factor * (pixels.float() - base)).clamp(0, 255).to(torch.uint8)
+    return (pixels - degenerate).mul_(factor).add_(degenerate).clamp_(0, 255).to(torch.uint8)
 
 
 def _luminance(pixels: Tensor) -> Tensor:
@@ -278,26 +289,31 @@ def _luminance(pixels: Tensor) -> Tensor:
 
 
 def _brightness(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    return _blend(torch.zeros((), device=pixels.device), pixels, amount)
+    factor = (1 + amount).float()[:, None, None, None]
+    return pixels.float().mul_(factor).clamp_(0, 255).to(torch.uint8)
 
 
 def _color(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    return _blend(_luminance(pixels), pixels, amount)
+    grey = _luminance(pixels).float().expand(-1, -1, -1, 3).contiguous()
+    return _blend(grey, pixels.float(), amount)
 
 
 def _contrast(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    mean = torch.floor(_luminance(pixels).sum((1, 2, 3), keepdim=True) / (pixels.shape[1] * pixels.shape[2]) + 0.5)
-    return _blend(mean, pixels, amount)
+    total = _luminance(pixels).sum((1, 2, 3), keepdim=True).double()
+    mean = torch.floor(total / (pixels.shape[1] * pixels.shape[2]) + 0.5).float()
+    return _blend(mean, pixels.float(), amount)
 
 
 def _sharpness(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    smooth = pixels.int()
+    values = pixels.float().flatten(2)  # [b, H, 3 * W]: a neighbour in the row is three values away
+    smooth = values
     if min(pixels.shape[1:3]) > 2:
-        across = smooth[:, :, :-2] + smooth[:, :, 1:-1] + smooth[:, :, 2:]
-        total = across[:, :-2] + across[:, 1:-1] + across[:, 2:] + 4 * smooth[:, 1:-1, 1:-1]
-        smooth = smooth.clone()
-        smooth[:, 1:-1, 1:-1] = (2 * total + 13) // 26  # total / 13 rounded; a tie cannot occur
-    return _blend(smooth, pixels, amount)
+        middle = values[:, 1:-1]
+        column = values[:, :-2] + middle + values[:, 2:]
+        total = column[:, :, :-6] + column[:, :, 3:-3] + column[:, :, 6:] + 4 * middle[:, :, 3:-3]
+        smooth = values.clone()  # Pillow leaves the border as it is
+        smooth[:, 1:-1, 3:-3] = torch.floor(total / 13 + 0.5)  # no tie can occur, so float32 rounds as Pillow does
+    return _blend(smooth, values, amount).view_as(pixels)
 
 
 _KERNELS: dict[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = {

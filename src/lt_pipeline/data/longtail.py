@@ -71,7 +71,9 @@ def select(targets: NDArray[np.int64], counts: NDArray[np.int64], selection: str
     for label, wanted in enumerate(counts):
         members = np.flatnonzero(targets == label)
         if wanted > len(members):
-            raise LongTailError(f"Class {label} has {len(members)} training images, but the profile asks for {wanted}; lower benchmark.max_per_class.")
+            raise LongTailError(
+                f"Class {label} has {len(members)} training images, but the profile asks for {wanted}; lower benchmark.max_per_class."
+            )
         if selection == "shuffle":
             generator.shuffle(members)  # every class, in order: each draw depends on the sizes of the classes before it
         kept.append(members[:wanted])

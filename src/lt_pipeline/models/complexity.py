@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lt_pipeline.models.experts import MultiExpert
 from lt_pipeline.models.heads import CosineClassifier
 from lt_pipeline.models.router import RoutedExperts
 
@@ -18,17 +17,17 @@ def parameter_count(model: nn.Module, trainable: bool = False) -> int:
 
 
 @torch.no_grad()
-def macs_per_depth(model: MultiExpert | RoutedExperts, size: tuple[int, int]) -> NDArray[np.float64]:
+def macs_per_depth(model: nn.Module, size: tuple[int, int]) -> NDArray[np.float64]:
     """Return the MACs of convolutions and classifiers for one image after 1 .. K experts, [K].
 
     The shared trunk counts once. Batch norm, pooling and the router (a few thousand MACs) do not count, as in the published tables. A blank
     image is run through the network once; modes and weights stay as they were.
 
     Args:
-        model: experts, with or without a router.
+        model: experts, with or without a router, or any network with a ``trunk`` and ``experts`` as :class:`MultiExpert` has them.
         size: height and width of the image.
     """
-    experts = model.experts if isinstance(model, RoutedExperts) else model
+    experts: Any = model.experts if isinstance(model, RoutedExperts) else model
     modes = [(module, module.training) for module in experts.modules()]
     counted: list[int] = []
     hooks = [module.register_forward_hook(lambda *call: counted.append(_macs(*call))) for module, _ in modes]
@@ -48,7 +47,7 @@ def macs_per_depth(model: MultiExpert | RoutedExperts, size: tuple[int, int]) ->
     return np.array(totals, dtype=np.float64)
 
 
-def macs(model: MultiExpert | RoutedExperts, size: tuple[int, int]) -> int:
+def macs(model: nn.Module, size: tuple[int, int]) -> int:
     """Return the MACs of one image through all experts; see :func:`macs_per_depth`."""
     return int(macs_per_depth(model, size)[-1])
 

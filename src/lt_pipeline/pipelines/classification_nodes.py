@@ -258,5 +258,6 @@ def _same_split(checkpoint: Any, identity: str, what: str) -> None:
 
     if checkpoint.facts["split_hash"] != identity:
         raise LongTailError(
-            f"{what} was trained on split {checkpoint.facts['split_hash']}, this run uses split {identity}. Train the earlier stage again on this split."
+            f"{what} was trained on split {checkpoint.facts['split_hash']}, this run uses split {identity}. "
+            "Train the earlier stage again on this split."
         )

@@ -86,7 +86,8 @@ class TrainerConfig(Config):
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    channels_last: bool = True
+    channels_last: bool | None = None
+    """Memory layout; null chooses: channels_last on GPUs and on CPUs with AVX-512, where it is faster, otherwise not."""
     compile: bool = False
     deterministic: bool = True
     """On a GPU: only deterministic kernels. On the CPU training always is."""

@@ -38,9 +38,9 @@ class Chunk:
 class Feed:
     """Turns chunks into batches for training."""
 
-    def __init__(self, images: ImageSet, normalise: nn.Module, device: torch.device, channels_last: bool) -> None:
+    def __init__(self, images: ImageSet, normalise: nn.Module, device: torch.device, layout: torch.memory_format) -> None:
         self._set, self._normalise, self._device = images, normalise.to(device), device
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._layout = layout
         self._labels = torch.from_numpy(images.labels).to(device)
 
     def batches(self, chunks: Sequence[Chunk]) -> Iterator[Batch]:
@@ -50,7 +50,7 @@ class Feed:
             yield Batch(tuple(self._finish(view) for view in pixels), self._labels[indices], indices)
 
     def _finish(self, pixels: Tensor) -> Tensor:
-        return self._normalise(pixels.to(self._device, non_blocking=True)).contiguous(memory_format=self._format)
+        return self._normalise(pixels.to(self._device, non_blocking=True)).contiguous(memory_format=self._layout)
 
     def _views(self, chunks: Sequence[Chunk]) -> Iterator[Sequence[Tensor]]:
         raise TypeError(f"{type(self).__name__} must define _views")
@@ -59,8 +59,10 @@ class Feed:
 class ResidentFeed(Feed):
     """A small set of equal-sized images that stays on the device as uint8 [N, H, W, 3]."""
 
-    def __init__(self, images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, channels_last: bool) -> None:
-        super().__init__(images, normalise, device, channels_last)
+    def __init__(
+        self, images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, layout: torch.memory_format
+    ) -> None:
+        super().__init__(images, normalise, device, layout)
         self._pixels = resident_pixels(images, device)
         self._augment = [BatchedView(view) for view in views if isinstance(view, PadCropView)]
 
@@ -74,9 +76,9 @@ class DecodedFeed(Feed):
     """Images that are decoded, cropped and resized one by one in worker processes."""
 
     def __init__(
-        self, images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, channels_last: bool, workers: int
+        self, images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, layout: torch.memory_format, workers: int
     ) -> None:
-        super().__init__(images, normalise, device, channels_last)
+        super().__init__(images, normalise, device, layout)
         self._views_of_one = _Decoder(images, [DecodedView(view) for view in views if isinstance(view, ResizedCropView)])
         self._workers = workers
 
@@ -96,7 +98,7 @@ class _Decoder(Dataset[tuple[Tensor, ...]]):
 
 
 def build_feed(
-    images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, channels_last: bool, workers: int
+    images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, layout: torch.memory_format, workers: int
 ) -> Feed:
     """Return the feed that fits the views and the images.
 
@@ -104,10 +106,10 @@ def build_feed(
         LongTailError: if the views mix both kinds, or batched augmentation is asked for images that are not packed.
     """
     if all(isinstance(view, ResizedCropView) for view in views):
-        return DecodedFeed(images, views, normalise, device, channels_last, workers)
+        return DecodedFeed(images, views, normalise, device, layout, workers)
     if not all(isinstance(view, PadCropView) for view in views):
         raise LongTailError("The views of one stage must all be 'pad_crop' or all be 'resized_crop'.")
-    return ResidentFeed(images, views, normalise, device, channels_last)
+    return ResidentFeed(images, views, normalise, device, layout)
 
 
 def resident_pixels(images: ImageSet, device: torch.device) -> Tensor:
@@ -124,10 +126,9 @@ def resident_pixels(images: ImageSet, device: torch.device) -> Tensor:
 
 
 def evaluation_batches(
-    images: ImageSet, view: View, normalise: nn.Module, device: torch.device, batch_size: int, channels_last: bool, workers: int
+    images: ImageSet, view: View, normalise: nn.Module, device: torch.device, batch_size: int, layout: torch.memory_format, workers: int
 ) -> Iterator[Tensor]:
     """Yield normalised batches [B, 3, H, W] of the whole set in order, as the view's test-time transform gives them."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     normalise = normalise.to(device)
     source: Iterator[Tensor]
     if isinstance(view, ResizedCropView):
@@ -135,7 +136,7 @@ def evaluation_batches(
     else:
         source = (batch.permute(0, 3, 1, 2) for batch in resident_pixels(images, device).split(batch_size))
     for pixels in source:
-        yield normalise(pixels.to(device)).contiguous(memory_format=memory_format)
+        yield normalise(pixels.to(device)).contiguous(memory_format=layout)
 
 
 class _Evaluation(Dataset[Tensor]):

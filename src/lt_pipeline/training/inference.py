@@ -1,5 +1,6 @@
 """Running a model over a whole split."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from lt_pipeline.training.config import TrainerConfig
 from lt_pipeline.training.feed import evaluation_batches
 from lt_pipeline.training.progress import progress
 
+logger = logging.getLogger(__name__)
 _KEPT = ("logits", "expert_logits", "router_scores", "experts_used")
 
 
@@ -30,6 +32,20 @@ def choose_device(name: str) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise LongTailError("trainer.device=mps, but this machine has no Apple GPU; use cpu or auto.")
     return torch.device(name)
+
+
+def memory_format(device: torch.device, trainer: TrainerConfig) -> torch.memory_format:
+    """Return the layout in which convolutions run fastest on the device, or the one that was asked for."""
+    wanted = trainer.channels_last
+    if wanted is None:
+        wanted = device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return torch.channels_last if wanted else torch.contiguous_format
+
+
+def warn_if_slow(device: torch.device, precision: str) -> None:
+    """Log a warning where the processor lacks the arithmetic that ``precision`` is meant to use."""
+    if device.type == "cpu" and precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        logger.warning("This CPU has no bfloat16 arithmetic: trainer.precision=bf16 works but is many times slower than fp32 here.")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -58,10 +74,11 @@ def run_model(
         float32 arrays by name; the image axis (the second last) runs over the whole set.
     """
     device = choose_device(trainer.device)
-    model = model.to(device, memory_format=torch.channels_last if trainer.channels_last else torch.contiguous_format)
+    layout = memory_format(device, trainer)
+    model = model.to(device).to(memory_format=layout)
     was_training, parts = model.training, []
     model.eval()
-    feed = evaluation_batches(images, view, Normalise(mean, std), device, trainer.evaluation_batch, trainer.channels_last, trainer.workers)
+    feed = evaluation_batches(images, view, Normalise(mean, std), device, trainer.evaluation_batch, layout, trainer.workers)
     with progress(title or "evaluation", len(images.rows)) if title else _silent() as advance:
         for batch in feed:
             with autocast(device, trainer.precision):

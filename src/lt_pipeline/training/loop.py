@@ -24,7 +24,7 @@ from lt_pipeline.training.clock import Clock
 from lt_pipeline.training.config import StageConfig, TrainerConfig
 from lt_pipeline.training.distributed import highest, rank, run_ranks, summed, world_size
 from lt_pipeline.training.feed import Chunk, Feed, build_feed
-from lt_pipeline.training.inference import autocast, choose_device, run_model
+from lt_pipeline.training.inference import autocast, choose_device, memory_format, run_model, warn_if_slow
 from lt_pipeline.training.optim import build_optimizer
 from lt_pipeline.training.progress import progress
 from lt_pipeline.training.randomness import derive_seed
@@ -154,12 +154,13 @@ class _Run:
         if job.trainer.threads:
             torch.set_num_threads(job.trainer.threads)
         self.device = choose_device(job.trainer.device)
+        warn_if_slow(self.device, job.trainer.precision)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = not job.trainer.deterministic
             torch.backends.cudnn.deterministic = job.trainer.deterministic
         torch.manual_seed(derive_seed(job.seed, job.name, "weights"))
-        layout = torch.channels_last if job.trainer.channels_last else torch.contiguous_format
-        self.task = job.build().to(self.device, memory_format=layout)
+        self.layout = memory_format(self.device, job.trainer)
+        self.task = job.build().to(self.device).to(memory_format=self.layout)
         self.task.train()
         if job.trainer.compile:
             self.task.model.compile()
@@ -190,9 +191,7 @@ class _Run:
         forward: nn.Module = self.task
         if world_size() > 1:
             forward = DistributedDataParallel(self.task, device_ids=[self.device] if self.device.type == "cuda" else None)
-        feed = build_feed(
-            job.train, self.stage.views, Normalise(job.mean, job.std), self.device, job.trainer.channels_last, job.trainer.workers
-        )
+        feed = build_feed(job.train, self.stage.views, Normalise(job.mean, job.std), self.device, self.layout, job.trainer.workers)
         total = self.stage.epochs * self.sampler.length
         done = self._clock().epoch * self.sampler.length + self._clock().step_in_epoch * self.stage.batch_size
         with self._signals(), progress(job.name, total, done) if rank() == 0 else nullcontext(lambda *_: None) as advance:

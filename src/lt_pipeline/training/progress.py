@@ -44,7 +44,7 @@ def progress(title: str, total: int, done: int = 0, unit: str = "images") -> Ite
                 nonlocal seen
                 seen += units
                 rate = seen / max(time.monotonic() - start, 1e-9)
-                bar.update(task, advance=units, rate=f"{rate:,.0f} {unit}/s", **({"note": note} if note else {}))
+                bar.update(task, advance=units, rate=f"{rate:,.0f} {unit}/s", note=note)
 
             yield advance_bar
         return

@@ -14,7 +14,9 @@ from lt_pipeline.training.config import TrainerConfig
 logger = logging.getLogger(__name__)
 
 
-def predict_folder(checkpoint: Any, predict: PredictConfig, source: SourceConfig, trainer: TrainerConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+def predict_folder(
+    checkpoint: Any, predict: PredictConfig, source: SourceConfig, trainer: TrainerConfig
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return class, probability, five best classes and cost of every image in a folder, twice: for Parquet and for CSV.
 
     Raises:
