@@ -1,16 +1,16 @@
 """How fast RIDE trains here, beside the published way, in one run.
 
 The published way is built from torchvision parts: a DataLoader with PIL transforms, float32 NCHW, and an evaluation of the test set after each
-epoch. Ours is the project's engine: resident uint8 pixels, batched augmentation, channels_last, fused optimizer; no test evaluation. Both
+epoch. Ours is the project's engine: resident uint8 pixels, batched augmentation, fused optimizer; no test evaluation. Both
 train the same network with the same loss. Ratios of images per second are the figures to quote: the machine's speed cancels.
 
-    python benchmarks/training.py --data ../shared/data --steps 12
+    python benchmarks/training.py --data ../shared/data
 """
 
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,9 +29,12 @@ from lt_pipeline.methods.ride.config import Ride
 from lt_pipeline.methods.ride.stages import build_task
 from lt_pipeline.training.clock import Clock
 from lt_pipeline.training.config import TrainerConfig
-from lt_pipeline.training.inference import autocast
+from lt_pipeline.training.feed import Chunk, build_feed
+from lt_pipeline.training.loop import Job, _Run
+from lt_pipeline.training.state import Workspace
 from lt_pipeline.training.task import Batch
 
+BATCH = 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
@@ -51,77 +54,54 @@ class PublishedDataset(Dataset):
         return self.transform(Image.fromarray(pixels)), int(self.images.labels[index])
 
 
-def published(facts: DataFacts, train: ImageSet, test: ImageSet, steps: int) -> float:
-    """Return images per second of an epoch the published way, extrapolated from ``steps`` training and evaluation batches."""
-    task = build_task(Ride(), "experts", facts, {})
-    optimizer = torch.optim.SGD(task.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    batches = iter(DataLoader(PublishedDataset(train, True), batch_size=128, shuffle=True, num_workers=0))
+class Published:
+    """The published way: one training step, and one evaluation batch of the test set that every epoch pays for."""
 
-    def step() -> None:
-        images, labels = next(batches)
-        losses = task(Batch((images,), labels, labels), Clock(0, 85, 200))
-        optimizer.zero_grad()
+    def __init__(self, facts: DataFacts, train: ImageSet, test: ImageSet) -> None:
+        self.task = build_task(Ride(), "experts", facts, {})
+        self.optimizer = torch.optim.SGD(self.task.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        self.train = iter(DataLoader(PublishedDataset(train, True), batch_size=BATCH, shuffle=True))
+        self.test = iter(DataLoader(PublishedDataset(test, False), batch_size=BATCH))
+
+    def step(self) -> None:
+        """Load, augment, train."""
+        self.task.train()
+        images, labels = next(self.train)
+        losses = self.task(Batch((images,), labels, labels), Clock(0, 85, 200))
+        self.optimizer.zero_grad()
         sum(losses.values()).backward()
-        optimizer.step()
-
-    tests = iter(DataLoader(PublishedDataset(test, False), batch_size=128, num_workers=0))
+        self.optimizer.step()
 
     @torch.no_grad()
-    def evaluate() -> None:
-        task.model(next(tests)[0])
-
-    train_step = seconds_per_call(step, steps)
-    task.eval()
-    test_step = seconds_per_call(evaluate, max(steps // 2, 3))
-    per_epoch = np.ceil(len(train.rows) / 128) * train_step + np.ceil(len(test.rows) / 128) * test_step
-    print(f"published: training step {train_step:.3f} s, test batch {test_step:.3f} s")
-    return len(train.rows) / per_epoch
+    def evaluate(self) -> None:
+        """Load and classify."""
+        self.task.eval()
+        self.task.model(next(self.test)[0])
 
 
-def ours(facts: DataFacts, train: ImageSet, precision: str, steps: int) -> float:
-    """Return images per second of the project's engine, and print the share of an epoch that is not the model step."""
-    from functools import partial
+class Ours:
+    """A step of the project's engine, data included."""
 
-    from lt_pipeline.training.loop import Job, _Run
-    from lt_pipeline.training.state import Workspace
+    def __init__(self, facts: DataFacts, train: ImageSet, folder: Path, **trainer: object) -> None:
+        settings, machine = Ride(), TrainerConfig(device="cpu", **trainer)
+        build = partial(build_task, settings, "experts", facts, {})
+        job = Job("ride.experts", build, settings.experts, machine, 0, facts.num_classes, MEAN, STD, train, {}, Workspace(folder), {})
+        self.run = _Run(job)
+        feed = build_feed(train, settings.experts.views, Normalise(MEAN, STD), torch.device("cpu"), self.run.layout, 0)
+        order = np.random.default_rng(0).permutation(len(train.rows))
+        self.batches = feed.batches([Chunk(order[i * BATCH : (i + 1) * BATCH], (0, i)) for i in range(80)])
 
-    settings = Ride()
-    trainer = TrainerConfig(device="cpu", precision=precision, save_seconds=1e9)
-    with TemporaryDirectory() as folder:
-        stage = settings.experts.model_copy(update={"epochs": 1})
-        job = Job("ride.experts", partial(build_task, settings, "experts", facts, {}), stage, trainer, 0, facts.num_classes, MEAN, STD,
-                  train, {}, Workspace(Path(folder) / "x"), {})  # fmt: skip
-        rows = (steps + 2) * 128
-        job = replace(
-            job,
-            train=ImageSet(train.images, train.rows[:rows], train.labels[:rows], train.sample_ids[:rows]),
-            num_classes=facts.num_classes,
-        )
-        run = _Run(job)
-        marks: list[tuple[float, float]] = []
-        inner = run._optimize
-
-        def timed(*arguments: object) -> None:
-            start = time.perf_counter()
-            inner(*arguments)  # type: ignore[arg-type]
-            marks.append((start, time.perf_counter()))
-
-        run._optimize = timed  # type: ignore[method-assign]
-        run.run()
-    steady = marks[2:]
-    whole = (steady[-1][1] - steady[0][0]) / len(steady)
-    print(f"ours {precision}: step {whole:.3f} s")
-    return 128 / whole
+    def step(self) -> None:
+        """Draw, augment, train."""
+        self.run._optimize(self.run.task, [(next(self.batches), 1.0)], BATCH, Clock(0, 85, 200), 0.1)
 
 
-def outside_share(facts: DataFacts, train: ImageSet, precision: str) -> float:
+def outside_share(facts: DataFacts, train: ImageSet) -> float:
     """Return the share of a step that is not the model's: drawing, cropping, flipping, rotating and normalising a batch, in percent."""
-    from lt_pipeline.training.feed import Chunk, build_feed
-
     settings = Ride()
-    feed = build_feed(train, settings.experts.views, Normalise(MEAN, STD), torch.device("cpu"), True, 0)
+    feed = build_feed(train, settings.experts.views, Normalise(MEAN, STD), torch.device("cpu"), torch.contiguous_format, 0)
     order = np.random.default_rng(0).permutation(len(train.rows))
-    chunks = [Chunk(order[i * 128 : (i + 1) * 128], (0, i)) for i in range(60)]
+    chunks = [Chunk(order[i * BATCH : (i + 1) * BATCH], (0, i)) for i in range(60)]
     for _ in feed.batches(chunks[:5]):
         pass
     start = time.perf_counter()
@@ -129,12 +109,10 @@ def outside_share(facts: DataFacts, train: ImageSet, precision: str) -> float:
     for batch in feed.batches(chunks):  # noqa: B007 (the last one is used below)
         pass
     data = (time.perf_counter() - start) / len(chunks)
-    task = build_task(settings, "experts", facts, {}).to(memory_format=torch.channels_last)
+    task = build_task(settings, "experts", facts, {})
 
     def step() -> None:
-        with autocast(torch.device("cpu"), precision):
-            losses = task(batch, Clock(0, 85, 200))
-        sum(losses.values()).backward()
+        sum(task(batch, Clock(0, 85, 200)).values()).backward()
 
     model = seconds_per_call(step, 6)
     return 100 * data / (data + model)
@@ -142,19 +120,28 @@ def outside_share(facts: DataFacts, train: ImageSet, precision: str) -> float:
 
 def seconds_per_call(call: Callable[[], None], calls: int) -> float:
     """Return the median duration of a call after two that are not counted."""
-    times = []
-    for _ in range(calls + 2):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[2:]))
+    return float(np.median([_seconds(call) for _ in range(calls + 2)][2:]))
+
+
+def interleaved(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Return the median duration of each call; they take turns, so that a drift of the machine's speed hits all of them alike."""
+    for call in calls.values():
+        call(), call()
+    times = [{name: _seconds(call) for name, call in calls.items()} for _ in range(rounds)]
+    return {name: float(np.median([row[name] for row in times])) for name in calls}
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data", help="folder with CIFAR-100 in Parquet or torchvision's files")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -169,12 +156,26 @@ def main() -> None:
     )
     train, test = image_set(images, split, "train"), image_set(images, split, "test")
 
-    base = published(facts, train, test, arguments.steps)
-    print(f"published way                    {base:8.1f} images/s   1.00")
-    for precision in ("fp32", "bf16"):
-        rate = ours(facts, train, precision, arguments.steps)
-        print(f"lt-pipeline {precision}                 {rate:8.1f} images/s   {rate / base:.2f}")
-        print(f"  outside the model step: {outside_share(facts, train, precision):.1f} % of an epoch")
+    with TemporaryDirectory() as folder:
+        before = Published(facts, train, test)
+        after = {
+            "fp32": Ours(facts, train, Path(folder) / "a"),
+            "fp32, trainer.compile=true": Ours(facts, train, Path(folder) / "b", compile=True),
+        }
+        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            after["bf16"] = Ours(facts, train, Path(folder) / "c", precision="bf16")
+        else:
+            print("bf16 is left out: this CPU has no bfloat16 arithmetic")
+        calls = {"step": before.step, "evaluate": before.evaluate, **{name: one.step for name, one in after.items()}}
+        seconds = interleaved(calls, arguments.rounds)
+    steps, evaluations = np.ceil(len(train.rows) / BATCH), np.ceil(len(test.rows) / BATCH)
+    base = steps * seconds["step"] + evaluations * seconds["evaluate"]
+    print(f"published way: step {seconds['step']:.3f} s, evaluation batch {seconds['evaluate']:.3f} s")
+    print(f"{'published way':42}{len(train.rows) / base:8.1f} images/s   1.00")
+    for name in after:
+        epoch = steps * seconds[name]
+        print(f"{'lt-pipeline ' + name:42}{len(train.rows) / epoch:8.1f} images/s   {base / epoch:.2f}   step {seconds[name]:.3f} s")
+    print(f"outside the model step: {outside_share(facts, train):.1f} % of an epoch")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ EPOCHS = 2
 
 # %% A long-tailed split of scikit-learn's digits
 manifest, images = ingest(SourceConfig(kind="digits", image_size=16))
-benchmark = BenchmarkConfig(name="digits_lt", profile="exp", imbalance_factor=20, max_per_class=110, mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35))
+benchmark = BenchmarkConfig(name="digits_lt", profile="exp", imbalance_factor=20, mean=(0.3, 0.3, 0.3), std=(0.35, 0.35, 0.35))
 split = make_split(manifest, benchmark, seed=0)
 statistics = class_statistics(split)
 facts = DataFacts(

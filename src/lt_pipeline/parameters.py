@@ -62,6 +62,7 @@ def imbalance_name(benchmark: BenchmarkConfig, seed: int) -> str:
     if benchmark.profile != "natural":
         parts += ["first"] if benchmark.selection == "first" else []
         parts += [f"subset{benchmark.subsample_seed}"] if benchmark.subsample_seed else []
+        parts += [f"max{benchmark.max_per_class}"] if benchmark.max_per_class else []
     parts += [f"val{benchmark.validation_fraction:g}-seed{seed}"] if benchmark.validation_fraction else []
     return "-".join(parts)
 

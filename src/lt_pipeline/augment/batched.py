@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from lt_pipeline.augment.config import PadCropView
-from lt_pipeline.augment.policies import CIFAR_POLICY, apply_policy, remap, rotation_source
+from lt_pipeline.augment.policies import CIFAR_POLICY, apply_policy, grid, outside, remap, rotation_source
 
 BLACK = (0, 0, 0)
 
@@ -59,12 +59,13 @@ def cut(images: Tensor, centres: Tensor, length: int) -> Tensor:
     row, column = centres.to(images.device)[:, :, None].unbind(1)
     rows = torch.arange(pixels.shape[1], device=images.device)
     columns = torch.arange(pixels.shape[2], device=images.device).repeat_interleave(pixels.shape[3])
-    hidden = _within(rows, row, half)[:, :, None] & _within(columns, column, half)[:, None, :]
-    return pixels.flatten(2).masked_fill(hidden, 0).view_as(pixels).permute(0, 3, 1, 2)
+    # A product of bytes is vectorised, masked_fill is not.
+    kept = _beyond(rows, row, half)[:, :, None] | _beyond(columns, column, half)[:, None, :]
+    return (pixels.flatten(2) * kept).view_as(pixels).permute(0, 3, 1, 2)
 
 
-def _within(positions: Tensor, centre: Tensor, half: int) -> Tensor:
-    return (positions >= centre - half) & (positions < centre + half)
+def _beyond(positions: Tensor, centre: Tensor, half: int) -> Tensor:
+    return ((positions < centre - half) | (positions >= centre + half)).view(torch.uint8)
 
 
 class BatchedView:
@@ -109,12 +110,12 @@ def _move(images: Tensor, offsets: Tensor | None, flips: Tensor | None, angles: 
     device = images.device
     pixels = images.permute(0, 2, 3, 1).contiguous()
     count, height, width, _ = pixels.shape
-    inside = None
+    hidden = None
     if angles is None:
-        x = torch.arange(width, device=device, dtype=torch.int32)[None, None, :]
-        y = torch.arange(height, device=device, dtype=torch.int32)[None, :, None]
+        x, y = grid(height, width, device)
     else:
-        x, y, inside = rotation_source(angles.to(device), height, width)
+        x, y = rotation_source(angles.to(device), height, width)
+        hidden = outside(x, y, height, width)
     if flips is not None:
         mirror = flips.to(device, torch.int32)[:, None, None]
         x = x * (1 - 2 * mirror) + mirror * (width - 1)
@@ -123,7 +124,7 @@ def _move(images: Tensor, offsets: Tensor | None, flips: Tensor | None, angles: 
         pixels = F.pad(pixels, (0, 0, margin, margin, margin, margin))
         top, left = (offsets + margin).to(device, torch.int32)[:, :, None, None].unbind(1)
         x, y = x + left, y + top
-    return remap(pixels, x.expand(count, -1, -1), y, inside, BLACK).permute(0, 3, 1, 2)
+    return remap(pixels, x.expand(count, -1, -1), y, hidden, BLACK).permute(0, 3, 1, 2)
 
 
 _PROBABILITY = torch.tensor([[probability for _, probability, _ in row] for row in CIFAR_POLICY], dtype=torch.float64)

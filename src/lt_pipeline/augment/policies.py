@@ -8,6 +8,7 @@ Inside this module a batch is uint8 [B, H, W, 3] in memory order; the public fun
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -117,28 +118,37 @@ def apply_policy(images: Tensor, choice: Tensor, applied: Tensor, sign: Tensor, 
     Returns:
         uint8 [B, 3, H, W], a channels_last view; the input is left alone.
     """
-    pixels = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+    pixels = images.permute(0, 2, 3, 1).contiguous()
     for place in range(2):
         operation = torch.where(applied[:, place], _OPERATION[choice, place], len(OPERATIONS))
         amount = _AMOUNT[choice, place] * torch.where(_HEEDS_SIGN[choice, place], sign[:, place], 1)
+        # Sorted by operation, a group is a slice of the batch; what has no operation comes last and is only carried along.
         order = torch.argsort(operation, stable=True)
         sizes = torch.bincount(operation, minlength=len(OPERATIONS) + 1).tolist()
-        groups = zip(order.to(pixels.device).split(sizes), amount[order].to(pixels.device).split(sizes), strict=True)
-        for name, (rows, amounts) in zip(OPERATIONS, groups, strict=False):  # the last group is left alone
-            if len(rows):
-                pixels.index_copy_(0, rows, _KERNELS[name](pixels.index_select(0, rows), amounts, fill))
+        groups = pixels.index_select(0, order.to(pixels.device)).split(sizes)
+        amounts = amount[order].to(pixels.device).split(sizes)
+        done = [_KERNELS[name](groups[number], amounts[number], fill) for number, name in enumerate(OPERATIONS) if sizes[number]]
+        pixels = torch.cat((*done, groups[-1])).index_select(0, torch.argsort(order).to(pixels.device))
     return pixels.permute(0, 3, 1, 2)
 
 
-def remap(pixels: Tensor, x: Tensor, y: Tensor, inside: Tensor | None = None, fill: Sequence[int] = GREY) -> Tensor:
-    """Take each output pixel from column x and row y of its image, or ``fill`` where that lies outside.
+def outside(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
+    """Return int32 with all bits set where (x, y) lies outside an image, 0 elsewhere; ``x`` and ``y`` are int32 that broadcast.
+
+    The sign bit tells; torch vectorises integers but not comparisons, which take three times as long.
+    """
+    return (x | (width - 1 - x) | y | (height - 1 - y)) >> 31
+
+
+def remap(pixels: Tensor, x: Tensor, y: Tensor, hidden: Tensor | None = None, fill: Sequence[int] = GREY) -> Tensor:
+    """Take each output pixel from column x and row y of its image, or ``fill`` where ``hidden``.
 
     Args:
         pixels: uint8 [B, H, W, 3], contiguous.
-        x: int32 that broadcast to [B, h, w] with y.
+        x: int32, broadcasts to [B, h, w] with y.
         y: likewise.
-        inside: bool [B, h, w], where x and y lie in the image; None promises that they always do.
-        fill: colour outside.
+        hidden: as ``outside`` returns it; None promises that x and y lie inside.
+        fill: colour where hidden.
 
     Returns:
         uint8 [B, h, w, 3].
@@ -147,14 +157,14 @@ def remap(pixels: Tensor, x: Tensor, y: Tensor, inside: Tensor | None = None, fi
     table = pixels.view(-1, channels)
     start = torch.arange(count, device=pixels.device, dtype=torch.int32)[:, None, None] * (height * width)
     source = (start + y * width) + x
-    if inside is not None:
-        source = torch.where(inside, source, len(table))
-        table = torch.cat((table, torch.tensor([tuple(fill)], dtype=torch.uint8, device=pixels.device)))
+    if hidden is not None:  # the colour goes first: all bits set is -1, one place before the first pixel
+        source = (source | hidden).add_(1)
+        table = torch.cat((torch.tensor([tuple(fill)], dtype=torch.uint8, device=pixels.device), table))
     return table.index_select(0, source.reshape(-1)).view(*source.shape, channels)
 
 
-def rotation_source(degrees: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return where each output pixel of a rotation comes from, as Pillow computes it: column, row, and whether they lie in the image.
+def rotation_source(degrees: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return where each output pixel of a rotation comes from, as Pillow computes it: column and row, which may lie outside.
 
     Pillow walks the affine map in 16.16 fixed point from the centre of the first pixel and cuts off the fraction.
 
@@ -164,80 +174,107 @@ def rotation_source(degrees: Tensor, height: int, width: int) -> tuple[Tensor, T
         width: of the images, likewise.
 
     Returns:
-        int32, int32 and bool [B, H, W].
+        int32 [B, H, W] each.
     """
     angle = -torch.deg2rad(torch.remainder(degrees.double(), 360.0))
     cosine, sine = torch.cos(angle), torch.sin(angle)
     middle_x, middle_y = width / 2, height / 2
-    shift_x = cosine * -middle_x + sine * -middle_y + middle_x
-    shift_y = -sine * -middle_x + cosine * -middle_y + middle_y
+    x_start = (cosine * -middle_x + sine * -middle_y + middle_x) + cosine * 0.5 + sine * 0.5
+    y_start = (-sine * -middle_x + cosine * -middle_y + middle_y) - sine * 0.5 + cosine * 0.5
+    coefficients = torch.floor(torch.stack((x_start, cosine, sine, y_start, -sine)) * 65536.0 + 0.5).int()
+    x_0, x_column, x_row, y_0, y_column = coefficients[:, :, None, None].unbind(0)
+    column, row = grid(height, width, degrees.device)
+    x = (x_0 + x_column * column) + x_row * row
+    y = (y_0 + y_column * column) + x_column * row
+    return x.bitwise_right_shift_(16), y.bitwise_right_shift_(16)
 
-    def fixed(value: Tensor) -> Tensor:
-        return torch.floor(value * 65536.0 + 0.5).int()[:, None, None]
 
-    column = torch.arange(width, device=degrees.device, dtype=torch.int32)
-    row = torch.arange(height, device=degrees.device, dtype=torch.int32)[:, None]
-    x = (fixed(shift_x + cosine * 0.5 + sine * 0.5) + fixed(cosine) * column) + fixed(sine) * row
-    y = (fixed(shift_y - sine * 0.5 + cosine * 0.5) + fixed(-sine) * column) + fixed(cosine) * row
-    x >>= 16
-    y >>= 16
-    return x, y, (x >= 0) & (x < width) & (y >= 0) & (y < height)
+@lru_cache(maxsize=32)
+def grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the columns, int32 [1, 1, W], and rows, int32 [1, H, 1], of an image; shared, so not to be changed."""
+    columns = torch.arange(width, device=device, dtype=torch.int32)[None, None, :]
+    return columns, torch.arange(height, device=device, dtype=torch.int32)[None, :, None]
 
 
 # Operations: (pixels uint8 [b, H, W, 3] contiguous, signed magnitude float64 [b], fill) -> uint8 [b, H, W, 3].
 
 
+Kernel = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
+
+
+def _in_pieces(kernel: Kernel, pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
+    """Run a kernel that makes 64-bit intermediates on a few images at a time, so that these are small enough for the allocator to reuse.
+
+    Larger ones are mapped from the system and returned to it each time, which on a CPU takes longer than the arithmetic.
+    """
+    if pixels.device.type != "cpu" or pixels.numel() <= _PIECE:
+        return kernel(pixels, amount, fill)
+    size = max(1, _PIECE // pixels[0].numel())
+    return torch.cat([kernel(*piece, fill) for piece in zip(pixels.split(size), amount.split(size), strict=True)])
+
+
+_PIECE = 1 << 16
+"""Values of a piece: about twenty CIFAR images."""
+
+
 def _rotate(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    return remap(pixels, *rotation_source(amount, pixels.shape[1], pixels.shape[2]), fill)
+    height, width = pixels.shape[1:3]
+    x, y = rotation_source(amount, height, width)
+    return remap(pixels, x, y, outside(x, y, height, width), fill)
 
 
 def _translate(pixels: Tensor, amount: Tensor, fill: Sequence[int], axis: int) -> Tensor:
-    count, height, width, _ = pixels.shape
-    column = torch.arange(width, device=pixels.device, dtype=torch.int32)[None, None, :]
-    row = torch.arange(height, device=pixels.device, dtype=torch.int32)[None, :, None]
-    side, still = (width, column) if axis == 2 else (height, row)
-    moved = torch.floor((amount * side + 0.5)[:, None, None] + still).int()
-    inside = ((moved >= 0) & (moved < side)).expand(count, height, width)
-    return remap(pixels, moved, row, inside, fill) if axis == 2 else remap(pixels, column, moved, inside, fill)
+    height, width = pixels.shape[1:3]
+    x, y = grid(height, width, pixels.device)
+    if axis == 2:
+        x = torch.floor((amount * width + 0.5)[:, None, None] + x).int()
+    else:
+        y = torch.floor((amount * height + 0.5)[:, None, None] + y).int()
+    return remap(pixels, x, y, outside(x, y, height, width), fill)
 
 
 def _shear(pixels: Tensor, amount: Tensor, fill: Sequence[int], axis: int) -> Tensor:
     # A shear along x is a one-dimensional interpolation: rows meet rows exactly, Pillow's vertical pass then returns its second tap.
-    if axis == 1:
-        return _shear(pixels.transpose(1, 2), amount, fill, 2).transpose(1, 2)
-    width, channels = pixels.shape[2:]
-    column = torch.arange(width, device=pixels.device, dtype=torch.float64) + 0.5
-    row = torch.arange(pixels.shape[1], device=pixels.device, dtype=torch.float64)[:, None] + 0.5
-    position = column + amount[:, None, None] * row
-    inside = (position >= 0) & (position < width)
+    # The rest is Pillow's cubic in its order of operations, in float64 as there; on planes [b, 3, H, W], where positions broadcast fast.
+    planes = pixels.permute(0, 3, 1, 2) if axis == 2 else pixels.permute(0, 3, 2, 1)
+    height, width = planes.shape[2:]
+    column, row = grid(height, width, pixels.device)
+    position = (column + 0.5) + amount[:, None, None] * (row + 0.5)
+    colour = torch.tensor(tuple(fill), dtype=torch.float64, device=pixels.device)[:, None, None]
+    inside = ((position >= 0) & (position < width))[:, None]
     position = position - 0.5
     base = torch.floor(position)
-    part = (position - base)[..., None]
+    part, base = (position - base)[:, None], base.long()[:, None]
+    values = planes.double().contiguous()
     first, second, third, fourth = (
-        torch.gather(pixels, 2, (base.long() + offset).clamp(0, width - 1)[..., None].expand(-1, -1, -1, channels)).double()
-        for offset in (-1, 0, 1, 2)
+        values.gather(3, (base + offset).clamp_(0, width - 1).expand(-1, 3, -1, -1)) for offset in (-1, 0, 1, 2)
     )
     slope = third - first
     square = 2 * (first - second) + third - fourth
     cube = -first + second - third + fourth
     value = second + part * (slope + part * (square + part * cube))
-    colour = torch.tensor(tuple(fill), dtype=torch.uint8, device=pixels.device)
-    return torch.where(inside[..., None], value.clamp(0, 255).to(torch.uint8), colour)
+    result = _to_bytes(torch.where(inside, value, colour))
+    return result.permute(0, 2, 3, 1) if axis == 2 else result.permute(0, 3, 2, 1)
+
+
+@lru_cache(maxsize=32)
+def _table_starts(width: int, device: torch.device) -> Tensor:
+    return torch.arange(3, device=device).mul_(256).repeat(width)
+
+
+@lru_cache(maxsize=8)
+def _levels(device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.arange(256, device=device).to(dtype)
 
 
 def _entries(pixels: Tensor) -> Tensor:
     """Return int64 [b, H * W * 3]: where each value stands in a table [3 * 256] of its image."""
-    channels = torch.arange(3, device=pixels.device).mul_(256).repeat(pixels.shape[1] * pixels.shape[2])
-    return pixels.view(len(pixels), -1).long().add_(channels)
+    return pixels.flatten(2).long().add_(_table_starts(pixels.shape[2], pixels.device)).flatten(1)
 
 
 def _look_up(pixels: Tensor, table: Tensor, entries: Tensor) -> Tensor:
     """Replace each value by ``table[image, channel, value]``, uint8 [b, 3, 256]."""
     return torch.gather(table.view(len(pixels), 768), 1, entries).view_as(pixels)
-
-
-def _identity(pixels: Tensor) -> Tensor:
-    return torch.arange(256, device=pixels.device, dtype=torch.uint8)
 
 
 def _invert(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
@@ -250,8 +287,8 @@ def _posterize(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
 
 
 def _solarize(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    bright = pixels.short() >= torch.ceil(amount).short()[:, None, None, None]
-    return pixels ^ bright.view(torch.uint8).neg_()  # 255 - value is the value with all bits turned over
+    dark = (pixels.short() - torch.ceil(amount).short()[:, None, None, None]) >> 15  # all bits set below the threshold, else 0
+    return pixels ^ ~dark.to(torch.uint8)  # 255 - value is the value with all bits turned over
 
 
 def _autocontrast(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
@@ -259,9 +296,9 @@ def _autocontrast(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor
     low = columns.amin(1).view(len(pixels), -1, 3).amin(1).double()[:, :, None]
     high = columns.amax(1).view(len(pixels), -1, 3).amax(1).double()[:, :, None]
     scale = torch.full_like(low, 255.0) / (high - low)  # `255.0 / tensor` would multiply by a rounded reciprocal
-    levels = torch.arange(256, device=pixels.device, dtype=torch.float64)
+    levels = _levels(pixels.device, torch.float64)
     table = (levels * scale).add_(-low * scale).clamp_(0, 255).to(torch.uint8)
-    return _look_up(pixels, torch.where(high > low, table, _identity(pixels)), _entries(pixels))
+    return _look_up(pixels, torch.where(high > low, table, _levels(pixels.device, torch.uint8)), _entries(pixels))
 
 
 def _equalize(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
@@ -273,13 +310,18 @@ def _equalize(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
     # All but the pixels of the brightest level: the largest cumulative count below the total.
     step = torch.floor(torch.where(upto < height * width, upto, 0).amax(2, keepdim=True) / 255)
     table = torch.floor((upto - histogram + torch.floor(step / 2)) / step.clamp(min=1)).clamp_(max=255).to(torch.uint8)
-    return _look_up(pixels, torch.where(step > 0, table, _identity(pixels)), entries)
+    return _look_up(pixels, torch.where(step > 0, table, _levels(pixels.device, torch.uint8)), entries)
+
+
+def _to_bytes(values: Tensor) -> Tensor:
+    """Cut float values off to uint8 after clipping, changing ``values``; by way of int16, which torch vectorises."""
+    return values.clamp_(0, 255).short().to(torch.uint8)
 
 
 def _blend(degenerate: Tensor, pixels: Tensor, amount: Tensor) -> Tensor:
     """Pillow's blend with factor ``1 + amount`` of float32 values: cut off, clipped."""
     factor = (1 + amount).float().view(-1, *[1] * (pixels.dim() - 1))
-    return (pixels - degenerate).mul_(factor).add_(degenerate).clamp_(0, 255).to(torch.uint8)
+    return _to_bytes((pixels - degenerate).mul_(factor).add_(degenerate))
 
 
 def _luminance(pixels: Tensor) -> Tensor:
@@ -290,7 +332,7 @@ def _luminance(pixels: Tensor) -> Tensor:
 
 def _brightness(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
     factor = (1 + amount).float()[:, None, None, None]
-    return pixels.float().mul_(factor).clamp_(0, 255).to(torch.uint8)
+    return _to_bytes(pixels.float().mul_(factor))
 
 
 def _color(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
@@ -305,22 +347,22 @@ def _contrast(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
 
 
 def _sharpness(pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    values = pixels.float().flatten(2)  # [b, H, 3 * W]: a neighbour in the row is three values away
-    smooth = values
+    values = pixels.short().flatten(2)  # [b, H, 3 * W]: a neighbour in the row is three values away
+    smooth = values.float()
     if min(pixels.shape[1:3]) > 2:
         middle = values[:, 1:-1]
         column = values[:, :-2] + middle + values[:, 2:]
         total = column[:, :, :-6] + column[:, :, 3:-3] + column[:, :, 6:] + 4 * middle[:, :, 3:-3]
-        smooth = values.clone()  # Pillow leaves the border as it is
-        smooth[:, 1:-1, 3:-3] = torch.floor(total / 13 + 0.5)  # no tie can occur, so float32 rounds as Pillow does
+        # Pillow leaves the border as it is. No tie can occur, so float32 rounds as Pillow does.
+        smooth[:, 1:-1, 3:-3] = total.float().div_(13).add_(0.5).floor_()
     return _blend(smooth, values, amount).view_as(pixels)
 
 
-_KERNELS: dict[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = {
-    "shearX": lambda pixels, amount, fill: _shear(pixels, amount, fill, 2),
-    "shearY": lambda pixels, amount, fill: _shear(pixels, amount, fill, 1),
-    "translateX": lambda pixels, amount, fill: _translate(pixels, amount, fill, 2),
-    "translateY": lambda pixels, amount, fill: _translate(pixels, amount, fill, 1),
+_KERNELS: dict[str, Kernel] = {
+    "shearX": partial(_in_pieces, partial(_shear, axis=2)),
+    "shearY": partial(_in_pieces, partial(_shear, axis=1)),
+    "translateX": partial(_translate, axis=2),
+    "translateY": partial(_translate, axis=1),
     "rotate": _rotate,
     "color": _color,
     "posterize": _posterize,
@@ -328,8 +370,8 @@ _KERNELS: dict[str, Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = {
     "contrast": _contrast,
     "sharpness": _sharpness,
     "brightness": _brightness,
-    "autocontrast": _autocontrast,
-    "equalize": _equalize,
+    "autocontrast": partial(_in_pieces, _autocontrast),
+    "equalize": partial(_in_pieces, _equalize),
     "invert": _invert,
 }
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
+from omegaconf import OmegaConf
 
 from lt_pipeline.data.config import BenchmarkConfig
 from lt_pipeline.errors import LongTailError, nearest
@@ -18,14 +19,15 @@ class ProjectConfigLoader(OmegaConfigLoader):
     """
 
     def __init__(self, conf_source: str, env: str | None = None, **kwargs: Any) -> None:
-        resolvers = {
-            "benchmark": lambda: self._benchmark().name,
-            "imbalance": self._imbalance,
-            "run": self._run,
-            "checkpoint": self._checkpoint,
-        }
-        super().__init__(conf_source, env, custom_resolvers=resolvers, **kwargs)
+        super().__init__(conf_source, env, **kwargs)
         self._check_environment(env)
+
+    def __getitem__(self, key: str) -> Any:
+        """Resolve a part of the configuration; resolvers are global in OmegaConf, so each loader binds its own before it needs them."""
+        resolvers = {"benchmark": lambda: self._benchmark().name, "imbalance": self._imbalance, "run": self._run, "checkpoint": self._checkpoint}
+        for name, resolver in resolvers.items():
+            OmegaConf.register_new_resolver(name, resolver, replace=True)
+        return super().__getitem__(key)
 
     def _check_environment(self, env: str | None) -> None:
         known = sorted(

@@ -163,7 +163,7 @@ class _Run:
         self.task = job.build().to(self.device).to(memory_format=self.layout)
         self.task.train()
         if job.trainer.compile:
-            self.task.model.compile()
+            self.task.model.compile(dynamic=False)  # an epoch has two batch sizes; each gets a graph of its own
         self.optimizer = build_optimizer(self.stage.optimizer, self.task.parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=job.trainer.precision == "fp16")
         self.average = (
