@@ -1,6 +1,7 @@
 # %% [markdown]
 # # The layers below Kedro, from a notebook
-# Kedro says what runs and where things lie; everything else is plain PyTorch and pandas. This file opens as a notebook in Jupyter (jupytext) and VS Code.
+# Kedro says what runs and where things lie; everything else is plain PyTorch and pandas.
+# This file opens as a notebook in Jupyter (with jupytext) and in VS Code.
 
 # %%
 from functools import partial

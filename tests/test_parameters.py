@@ -15,7 +15,12 @@ ENVIRONMENTS = sorted(folder.name for folder in (ROOT / "conf").iterdir() if fol
 
 def loader(environment: str, **runtime: object) -> ProjectConfigLoader:
     return ProjectConfigLoader(
-        str(ROOT / "conf"), environment, base_env="base", default_run_env="digits_lt", merge_strategy={"parameters": "soft"}, runtime_params=runtime
+        str(ROOT / "conf"),
+        environment,
+        base_env="base",
+        default_run_env="digits_lt",
+        merge_strategy={"parameters": "soft"},
+        runtime_params=runtime,
     )
 
 
@@ -34,10 +39,20 @@ def test_parameter_files_are_plain_yaml(environment: str) -> None:
 
 def test_the_published_cifar_recipe_is_what_the_environment_says() -> None:
     ride = check_parameters(loader("cifar100_lt")["parameters"]).ride
-    assert (ride.experts.epochs, ride.experts.batch_size, ride.experts.optimizer.lr, ride.experts.optimizer.weight_decay) == (200, 128, 0.1, 5e-4)
+    assert (ride.experts.epochs, ride.experts.batch_size, ride.experts.optimizer.lr, ride.experts.optimizer.weight_decay) == (
+        200,
+        128,
+        0.1,
+        5e-4,
+    )
     assert ride.experts.schedule.model_dump() == {"kind": "multistep", "milestones": (160, 180), "gamma": 0.01, "warmup_epochs": 5}
     assert (ride.loss.diversity, ride.loss.temperature_spread, ride.loss.reweight_epoch) == (-0.45, 0.05, 160)
-    assert (ride.router.epochs, ride.router.batch_size, ride.router.optimizer.lr, ride.router.sampler.kind) == (5, 512, 0.01, "class_balanced")
+    assert (ride.router.epochs, ride.router.batch_size, ride.router.optimizer.lr, ride.router.sampler.kind) == (
+        5,
+        512,
+        0.01,
+        "class_balanced",
+    )
     distilled = check_parameters(loader("cifar100_lt")["parameters"]).ride_distilled
     assert (distilled.experts.schedule.warmup_epochs, distilled.teacher.schedule.warmup_epochs) == (20, 5)
     assert distilled.distillation.teacher_experts == 6

@@ -113,7 +113,7 @@ def test_training_state_round_trip_and_damage(tmp_path: Path) -> None:
     assert torch.equal(state.part("model")["w"], torch.arange(3))
     path = next(tmp_path.rglob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(LongTailError, match="trainer.resume=never"):
+    with pytest.raises(LongTailError, match=r"trainer\.resume=never"):
         workspace.load()
     workspace.clear()
     assert workspace.load() is None

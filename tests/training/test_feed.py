@@ -35,7 +35,9 @@ def chunks() -> list[Chunk]:
 
 
 def test_the_number_of_workers_changes_nothing(encoded: ImageSet) -> None:
-    none, two = (list(build_feed(encoded, [LARGE, LARGE], NORMALISE, CPU, torch.contiguous_format, workers).batches(chunks())) for workers in (0, 2))
+    none, two = (
+        list(build_feed(encoded, [LARGE, LARGE], NORMALISE, CPU, torch.contiguous_format, workers).batches(chunks())) for workers in (0, 2)
+    )
     for one, other in zip(none, two, strict=True):
         assert [view.shape for view in one.views] == [(len(one.labels), 3, 24, 24)] * 2
         assert all(torch.equal(first, second) for first, second in zip(one.views, other.views, strict=True))

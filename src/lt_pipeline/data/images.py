@@ -8,11 +8,12 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.files import atomic_folder
@@ -185,8 +186,5 @@ def _from_16_bit(image: Image.Image) -> Pixels:
 
 
 @lru_cache(maxsize=16)
-def _column(path: str, column: str) -> object:
+def _column(path: str, column: str) -> Any:
     return pq.read_table(path, columns=[column], memory_map=True)[column]
-
-
-ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -14,8 +14,9 @@ from lt_pipeline.parameters import check_parameters, imbalance_name
 class ProjectConfigLoader(OmegaConfigLoader):
     """An OmegaConf loader with resolvers for catalog paths, fed by the merged parameters, runtime ones included.
 
-    ``${benchmark:}`` is the benchmark's name, ``${imbalance:}`` names what decides the split, ``${run:}`` is ``seed<N>`` with the run's
-    name behind it if it has one; ``${checkpoint:}`` is what the predict pipeline reads. So each parameter is stated once, and runs with another split, seed or name never share a path.
+    ``${benchmark:}`` is the benchmark's name, ``${imbalance:}`` names what decides the split, ``${run:}`` is ``seed<N>`` with the run's name
+    behind it if it has one; ``${checkpoint:}`` is what the predict pipeline reads. So each parameter is stated once, and runs with another
+    split, seed or name never share a path.
     """
 
     def __init__(self, conf_source: str, env: str | None = None, **kwargs: Any) -> None:
@@ -24,7 +25,12 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def __getitem__(self, key: str) -> Any:
         """Resolve a part of the configuration; resolvers are global in OmegaConf, so each loader binds its own before it needs them."""
-        resolvers = {"benchmark": lambda: self._benchmark().name, "imbalance": self._imbalance, "run": self._run, "checkpoint": self._checkpoint}
+        resolvers = {
+            "benchmark": lambda: self._benchmark().name,
+            "imbalance": self._imbalance,
+            "run": self._run,
+            "checkpoint": self._checkpoint,
+        }
         for name, resolver in resolvers.items():
             OmegaConf.register_new_resolver(name, resolver, replace=True)
         return super().__getitem__(key)

@@ -22,7 +22,8 @@ from lt_pipeline.data.sources.parquet import read_tables
 from lt_pipeline.errors import LongTailError
 
 logger = logging.getLogger(__name__)
-_ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+_ALLOWED = {*((module, "_reconstruct") for module in _ARRAY_MODULES), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 
 def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
@@ -51,8 +52,8 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     if tables:
         return _from_parquet(tables, root, source)
     raise LongTailError(
-        f"{root} holds no {source.kind}: neither {data_set.base_folder}/ (official Python files), nor {source.kind}_*.parquet, nor train-*.parquet and "
-        "test-*.parquet. source.download=true fetches it."
+        f"{root} holds no {source.kind}: neither {data_set.base_folder}/ (official Python files), nor {source.kind}_*.parquet, "
+        "nor train-*.parquet and test-*.parquet. source.download=true fetches it."
     )
 
 
@@ -98,7 +99,7 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR file")
-        return super().find_class("numpy._core.multiarray" if module == "numpy.core.multiarray" else module, name)
+        return super().find_class(_ARRAY_MODULES[1] if module in _ARRAY_MODULES else module, name)
 
 
 def _verified(path: Path, md5: str) -> dict[str, Any]:
@@ -108,5 +109,8 @@ def _verified(path: Path, md5: str) -> dict[str, Any]:
         raise LongTailError(f"Cannot read {path}: {error.strerror}.") from error
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise LongTailError(f"{path} is not the published file: its MD5 differs. Download it again.")
-    loaded: dict[str, Any] = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+    try:
+        loaded: dict[str, Any] = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise LongTailError(f"{path} is refused: {error}.") from error
     return loaded

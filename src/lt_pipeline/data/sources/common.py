@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def from_arrays(
 
 
 def from_encoded(table: pd.DataFrame, root: Path, column: str, source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
-    """Check, digest and, where it is possible, pack images that lie encoded in files.
+    """Check, cut a test part where there is none, digest and, where it is possible, pack images that lie encoded in files.
 
     Every image is decoded once: a broken one is named now and not in the middle of a training. Images of one size (or brought to one by
     ``source.image_size``) are packed; others stay where they are.
@@ -68,15 +67,14 @@ def from_encoded(table: pd.DataFrame, root: Path, column: str, source: SourceCon
         source: policy, packing and limits.
     """
     _check_table(table)
+    table = _with_test_part(table, source).reset_index(drop=True)
     store = EncodedImages(root, table["file"].tolist(), table["row"].tolist(), column, source.max_pixels)
     digests: list[str] = [""] * len(table)
     pixels: list[Pixels | None] = [None] * len(table)
     problems: list[str] = []
     sizes: set[tuple[int, ...]] = set()
-    budget = _PACKED_BYTES
 
     def load(row: int) -> None:
-        nonlocal budget
         try:
             content = store.content(row)
             image = decode(content, store.name(row), source.max_pixels)
@@ -86,8 +84,7 @@ def from_encoded(table: pd.DataFrame, root: Path, column: str, source: SourceCon
         digests[row] = _digest(content)
         image = to_square(image, source.image_size) if source.image_size else image
         sizes.add(image.shape)
-        budget -= image.nbytes
-        if len(sizes) == 1 and budget >= 0:
+        if len(sizes) == 1 and image.nbytes * len(table) <= _PACKED_BYTES:
             pixels[row] = image
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -100,16 +97,18 @@ def from_encoded(table: pd.DataFrame, root: Path, column: str, source: SourceCon
     if not good.any():
         raise LongTailError(f"Not one image under {root} could be read.")
     table = table.assign(digest=digests)[good].reset_index(drop=True)
-    if len(sizes) == 1 and budget >= 0:
-        return table, PackedImages(np.stack([image for image in pixels if image is not None]))
+    packed = [image for image in pixels if image is not None]
+    if len(sizes) == 1 and len(packed) == len(table):
+        return table, PackedImages(np.stack(packed))
     if source.image_size:
         raise LongTailError(
-            f"{good.sum()} images of {source.image_size} x {source.image_size} do not fit the {_PACKED_BYTES >> 30} GiB of a packed set; set source.image_size: null."
+            f"{good.sum()} images of {source.image_size} x {source.image_size} do not fit the {_PACKED_BYTES >> 30} GiB of a packed set; "
+            "set source.image_size: null."
         )
     return table, EncodedImages(root, table["file"].tolist(), table["row"].tolist(), column, source.max_pixels)
 
 
-def with_test_part(table: pd.DataFrame, source: SourceConfig) -> pd.DataFrame:
+def _with_test_part(table: pd.DataFrame, source: SourceConfig) -> pd.DataFrame:
     """Return the table with a stratified test part cut from train where it has none.
 
     Raises:
@@ -171,6 +170,3 @@ def _check_table(table: pd.DataFrame) -> None:
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
-
-
-Reader = Callable[[SourceConfig], tuple[pd.DataFrame, ImageStore]]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
-from lt_pipeline.data.sources.common import from_encoded, number_classes, root_of, with_test_part
+from lt_pipeline.data.sources.common import from_encoded, number_classes, root_of
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
 
@@ -32,7 +32,7 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     known = set(table.loc[table["split"] == "train", "class_name"])
     if unseen := sorted(set(table["class_name"]) - known):
         raise LongTailError(f"The class '{unseen[0]}' has images outside train but none in {root / 'train'}.")
-    return from_encoded(with_test_part(number_classes(table), source).reset_index(drop=True), root, "", source)
+    return from_encoded(number_classes(table), root, "", source)
 
 
 def unlabelled_images(folder: Path, source: SourceConfig) -> ImageSet:
@@ -48,7 +48,7 @@ def unlabelled_images(folder: Path, source: SourceConfig) -> ImageSet:
         raise LongTailError(f"{folder} holds no image; known endings are {', '.join(sorted(SUFFIXES))}.")
     for file in files:
         inside(folder, file)
-    table = pd.DataFrame({"sample_id": files, "label": 0, "file": files, "row": -1})
+    table = pd.DataFrame({"sample_id": files, "split": "test", "label": 0, "file": files, "row": -1})
     table, images = from_encoded(table, folder, "", source)
     return ImageSet(images, np.arange(len(table)), np.full(len(table), -1), table["sample_id"].tolist())
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
-from lt_pipeline.data.sources.common import from_encoded, root_of, with_test_part
+from lt_pipeline.data.sources.common import from_encoded, root_of
 from lt_pipeline.errors import LongTailError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
         raise LongTailError(
             f"The train list has no image of label {missing[0]}, but labels up to {max(labels)}; labels must be numbered without gaps."
         )
-    return from_encoded(with_test_part(table, source).reset_index(drop=True), root, "", source)
+    return from_encoded(table, root, "", source)
 
 
 def _locate(root: Path, name: str) -> Path:

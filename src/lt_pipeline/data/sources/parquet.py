@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
-from lt_pipeline.data.sources.common import from_encoded, number_classes, parts_of, root_of, with_test_part
+from lt_pipeline.data.sources.common import from_encoded, number_classes, parts_of, root_of
 from lt_pipeline.errors import LongTailError, nearest
 
 
@@ -37,7 +37,7 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
         frame = number_classes(frame.assign(class_name=frame["label"].astype(str)))
     if frame["label"].dtype.kind not in "iu":
         frame = number_classes(frame)
-    return from_encoded(with_test_part(frame, source).reset_index(drop=True), root, column, source)
+    return from_encoded(frame, root, column, source)
 
 
 def read_tables(
@@ -94,7 +94,7 @@ def _first(wanted: Sequence[str], names: Sequence[str], path: Path) -> str:
 
 
 def _known(column: str, frame: pd.DataFrame) -> str:
-    names = [name.removeprefix("meta.") for name in frame if name.startswith("meta.")]
+    names = [name.removeprefix("meta.") for name in map(str, frame.columns) if name.startswith("meta.")]
     if column not in names:
         raise LongTailError(f"The source has no column '{column}'; it has {', '.join(names)}.{nearest(column, names)}")
     return column

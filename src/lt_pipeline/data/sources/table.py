@@ -4,7 +4,7 @@ import pandas as pd
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
-from lt_pipeline.data.sources.common import from_encoded, number_classes, parts_of, root_of, with_test_part
+from lt_pipeline.data.sources.common import from_encoded, number_classes, parts_of, root_of
 from lt_pipeline.errors import LongTailError, nearest
 
 
@@ -24,9 +24,9 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
         raise LongTailError(f"The table {path} cannot be read ({error}).") from error
     for column in filter(None, [source.image_column, source.label_column, source.class_name_column, source.id_column]):
         if column not in table:
-            raise LongTailError(f"{path} has no column '{column}'; it has {', '.join(table)}.{nearest(column, table)}")
+            raise LongTailError(f"{path} has no column '{column}'; it has {', '.join(table.columns)}.{nearest(column, table.columns)}")
     if table[source.label_column].isna().any():
-        row = int(table[source.label_column].isna().idxmax())
+        row = int(table[source.label_column].isna().to_numpy().argmax())
         raise LongTailError(f"{path} row {row + 1} has no label in column '{source.label_column}'.")
     files = table[source.image_column].astype(str)
     for file in files:
@@ -48,4 +48,4 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     frame = frame.astype({"label": "int64"}) if labels.dtype.kind in "iu" else number_classes(frame)
     used = {source.image_column, source.label_column, source.split_column, source.class_name_column, source.id_column}
     frame = pd.concat([frame, table.drop(columns=[name for name in table if name in used]).add_prefix("meta.")], axis=1)
-    return from_encoded(with_test_part(frame, source).reset_index(drop=True), root, "", source)
+    return from_encoded(frame, root, "", source)
