@@ -10,7 +10,7 @@ import pytest
 
 from lt_pipeline.evaluation.predictions import Predictions
 from lt_pipeline.training.checkpoint import load_checkpoint
-from tests.e2e.conftest import Project
+from tests.e2e.conftest import Project, make_project
 
 SHORT = "trainer.epochs_scale=0.15"  # 3 epochs of the digits recipe
 
@@ -22,7 +22,7 @@ def test_the_default_run_ends_in_a_table_and_a_report(project: Project) -> None:
     folder = project.reporting("ride")
     assert f"Report: {folder / 'report.html'}" in output
     page = (folder / "report.html").read_text()
-    assert "<script src" not in page and "<link" not in page
+    assert "<script src" not in page and "Content-Security-Policy" in page
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"accuracy/all", "accuracy/few", "ece", "nll", "brier", "seed", "split_hash", "protocol"} <= metrics.keys()
     assert metrics["protocol"] == "last epoch"
@@ -131,6 +131,25 @@ def test_the_users_own_images_train_and_predict(project: Project, image_folder: 
     assert table["probability"].between(1 / 3, 1).all()
     assert table["experts_used"].between(1, 3).all()
     assert (table["gmacs"] > 0).all()
+
+
+def test_large_images_are_decoded_while_training(tmp_path: Path, image_folder: Path) -> None:
+    project = make_project(tmp_path / "project")
+    view = "{kind: resized_crop, size: 32, test_resize: 36, color_jitter: [0.2, 0.2, 0.2, 0.0]}"
+    (project.folder / "conf/my_images/parameters/baseline.yml").write_text(
+        "baseline:\n  model: {backbone: resnet10}\n"
+        f"  classifier: {{epochs: 1, batch_size: 16, schedule: {{kind: cosine}}, views: [{view}]}}\n"
+    )
+    (project.folder / "conf/my_images/parameters/data.yml").write_text("source: {kind: folder}\nbenchmark: {name: my_images}\n")
+    digests = set()
+    for workers in (0, 2):
+        run = f"workers{workers}"
+        project.kedro(
+            "run", "--pipeline=baseline", "--env=my_images", f"--params=source.root={image_folder},trainer.workers={workers},run={run}"
+        )
+        digests.add(load_checkpoint(project.model("baseline", "classifier", f"seed0-{run}", "my_images/natural")).digest)
+    assert len(digests) == 1
+    assert (project.folder / "data/02_intermediate/my_images/images/images.json").exists()
 
 
 @pytest.mark.slow
