@@ -1,5 +1,6 @@
 """Nodes of the compare pipeline."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,5 +21,5 @@ def rank_runs(all_metrics: dict[str, Callable[[], dict[str, Any]]]) -> pd.DataFr
     if not all_metrics:
         raise LongTailError("There is nothing to compare: no metrics.json under data/08_reporting. Run a method first.")
     board = leaderboard([load() for _, load in sorted(all_metrics.items())])
-    Console().print(leaderboard_table(board))
+    Console(width=None if sys.stdout.isatty() else 120).print(leaderboard_table(board))
     return board
