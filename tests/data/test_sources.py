@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torchvision.datasets
+from pandera.errors import SchemaError, SchemaErrors
 from PIL import Image
 
 from lt_pipeline.data.config import BenchmarkConfig, SourceConfig
@@ -15,7 +16,7 @@ from lt_pipeline.data.images import EncodedImages, PackedImages
 from lt_pipeline.data.manifest import Manifest
 from lt_pipeline.data.sources import ingest
 from lt_pipeline.data.sources.folder import unlabelled_images
-from lt_pipeline.data.split import make_split
+from lt_pipeline.data.split import make_split, split_hash
 from lt_pipeline.errors import LongTailError
 
 
@@ -220,6 +221,40 @@ def test_a_real_medical_set(shared_data: Path, tmp_path: Path) -> None:
     assert {"meta.age", "meta.sex", "meta.localization"} <= set(manifest)
 
 
+def test_real_plants(shared_data: Path, tmp_path: Path) -> None:
+    frame = pd.read_parquet(shared_data / "inat_plants_date_96.parquet").groupby(["split", "label"]).head(2)
+    frame.to_parquet(tmp_path / "plants.parquet", index=False)
+    manifest, images = read(kind="parquet", root=str(tmp_path), class_name_column="species", id_column="observation_id", image_size=64)
+    assert images.shape == (64, 64, 3)
+    assert manifest["class_name"].iloc[0] == frame["species"].iloc[0]
+    assert manifest["meta.observed_on"].tolist() == frame["observed_on"].tolist()
+    assert len(make_split(manifest, BenchmarkConfig(), 0)) == 204
+
+
+# ---- the schema
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("split", "training"),
+        ("label", -1),
+        ("sample_id", "digits-00000"),
+        ("digest", "xyz"),
+        ("row", -2),
+        ("class_name", None),
+        ("extra", 1),
+    ],
+)
+def test_the_schema_refuses_what_is_no_manifest(column: str, value: object) -> None:
+    manifest, _ = read(kind="digits")
+    Manifest.validate(manifest.assign(**{"meta.anything": None}))
+    with pytest.raises((SchemaError, SchemaErrors)):
+        Manifest.validate(manifest.assign(**{column: value}))
+    with pytest.raises((SchemaError, SchemaErrors)):
+        Manifest.validate(manifest.drop(columns="digest"))
+
+
 # ---- Fashion-MNIST
 
 
@@ -323,11 +358,67 @@ def test_the_published_subset_row_for_row(cifar100: tuple[pd.DataFrame, PackedIm
     assert len(chosen(manifest, imbalance_factor=200)) == 9_502
 
 
-def test_the_first_images_rule(cifar100: tuple[pd.DataFrame, PackedImages]) -> None:
+def test_the_first_images_rule(cifar100: tuple[pd.DataFrame, PackedImages], shared_data: Path) -> None:
     ours = chosen(cifar100[0], selection="first")
     assert len(ours) == 10_847
+    names = ("cifar100_train_lt50", "cifar100_train_first100_extra")
+    both = pd.concat([pd.read_parquet(shared_data / f"{name}.parquet", columns=["label", "index"]) for name in names]).sort_values("index")
+    counts = both["label"].map({label: int(500 * 0.01 ** (label / 99)) for label in range(100)})
+    assert ours["meta.index"].tolist() == both[both.groupby("label").cumcount() < counts].sort_values(["label", "index"])["index"].tolist()
     assert (ours.groupby("label")["meta.index"].diff().dropna() > 0).all()
     assert set(ours["meta.index"]) != set(chosen(cifar100[0])["meta.index"])
+
+
+def test_pixels_belong_to_their_rows(cifar100: tuple[pd.DataFrame, PackedImages], shared_data: Path) -> None:
+    manifest, images = cifar100
+    assert images.shape == (32, 32, 3)
+    cells = pd.read_parquet(shared_data / "cifar100_train_lt50.parquet", columns=["image", "label"])
+    here = manifest[manifest["file"] == "cifar100_train_lt50.parquet"]
+    for row, place, label in list(zip(here.index, here["row"], here["label"], strict=True))[::2500]:
+        assert label == cells["label"][place]
+        assert (images.read(row) == np.asarray(Image.open(io.BytesIO(cells["image"][place])).convert("RGB"))).all()
+
+
+def test_a_real_validation_cut_is_stratified_and_fixed_by_the_seed(cifar100: tuple[pd.DataFrame, PackedImages]) -> None:
+    benchmark = BenchmarkConfig(profile="exp", imbalance_factor=100, validation_fraction=0.1)
+    one, again, other = (make_split(cifar100[0], benchmark, seed) for seed in (0, 0, 1))
+    held = one[one["split"] == "val"]["label"].value_counts().sort_index()
+    assert held.index.tolist() == list(range(100))
+    assert (held[0], held[99]) == (50, 1)
+    assert split_hash(one) == split_hash(again) != split_hash(other)
+    assert (one["split"] == "test").sum() == 10_000
+
+
+def test_cifar10_of_imbalance_100_and_no_other(shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "cifar10_train_lt100.parquet").symlink_to(shared_data / "cifar10_train_lt100.parquet")
+    with pytest.raises(LongTailError, match="leaves the image root"):
+        read(kind="cifar10", root=str(tmp_path))
+    columns = ["split", "index", "label", "class_name", "lt_rank", "image"]
+    train = pd.read_parquet(shared_data / "cifar10_train_lt100.parquet", columns=columns)
+    cell = png(0, 32)  # the choice of rows is what counts here; decoding them all would take seconds
+    (tmp_path / "cifar10_train_lt100.parquet").unlink()
+    train.assign(image=[cell] * len(train)).to_parquet(tmp_path / "cifar10_train_lt100.parquet")
+    test = pd.read_parquet(shared_data / "cifar10_test.parquet", columns=columns).groupby("label").head(5)
+    test.to_parquet(tmp_path / "cifar10_test.parquet")
+    manifest, images = read(kind="cifar10", root=str(tmp_path))
+    assert images.shape == (32, 32, 3)
+    ours = chosen(manifest)
+    assert ours["class_name"].drop_duplicates().tolist() == [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+    assert ours["meta.index"].tolist() == train.sort_values(["label", "lt_rank"])["index"].tolist()
+    for changes in ({"imbalance_factor": 50}, {"selection": "first"}, {"profile": "step"}):
+        with pytest.raises(LongTailError, match="lacks training images that this split needs"):
+            chosen(manifest, **changes)
 
 
 @pytest.mark.parametrize("benchmark", [{"imbalance_factor": 20}, {"imbalance_factor": 50, "selection": "first"}])

@@ -38,8 +38,8 @@ class SourceConfig(Config):
     image_size: int | None = Field(None, ge=4, le=4096)
     """Side in pixels of the square that images are brought to when packed (short side resized, centre cropped); null keeps given sizes."""
     on_bad_image: Literal["error", "skip"] = "error"
-    max_pixels: int = Field(100_000_000, ge=1)
-    """Larger images are refused as decompression bombs."""
+    max_pixels: int = Field(100_000_000, ge=1, le=178_956_970)
+    """Larger images are refused as decompression bombs; Pillow itself refuses beyond the upper limit."""
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> "SourceConfig":

@@ -5,27 +5,36 @@ Small sets of one size are one uint8 array; everything else stays what it is, en
 
 import io
 import json
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.files import atomic_folder
 
 Pixels = NDArray[np.uint8]
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Raster formats that are decoded; Pillow knows others that start programs (EPS) or that nobody keeps photographs in."""
 
 
 class PackedImages:
-    """All images in one uint8 array [N, H, W, 3], in memory or memory-mapped."""
+    """All images in one uint8 array [N, H, W, 3], in memory or memory-mapped.
 
-    def __init__(self, array: Pixels) -> None:
-        self.array = array
+    Args:
+        array: the pixels.
+        filename: the file that ``array`` is a map of, the whole of it; such a store travels to worker processes as this name.
+    """
+
+    def __init__(self, array: Pixels, filename: str | None = None) -> None:
+        self.array, self.filename = array, filename
 
     def __len__(self) -> int:
         return len(self.array)
@@ -41,10 +50,7 @@ class PackedImages:
         return np.asarray(self.array[row])
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Travel to worker processes as a file name where there is one."""
-        if isinstance(self.array, np.memmap) and self.array.filename is not None:
-            return _map, (str(self.array.filename),)
-        return PackedImages, (np.asarray(self.array),)
+        return (_map, (self.filename,)) if self.filename else (PackedImages, (np.asarray(self.array),))
 
 
 class EncodedImages:
@@ -67,14 +73,22 @@ class EncodedImages:
         return len(self.files)
 
     def content(self, row: int) -> bytes:
-        """Return the stored bytes of one image."""
-        path = _inside_once(self.root, self.files[row]) if self.rows[row] >= 0 else inside(self.root, self.files[row])
-        if self.rows[row] >= 0:
-            return encoded_bytes(_column(str(path), self.column)[self.rows[row]].as_py())
+        """Return the stored bytes of one image.
+
+        Raises:
+            LongTailError: naming the file if it cannot be read, or has fewer rows than it had.
+        """
+        place = self.rows[row]
+        path = _inside_once(self.root, self.files[row]) if place >= 0 else inside(self.root, self.files[row])
         try:
-            return path.read_bytes()
-        except OSError as error:
-            raise LongTailError(f"Cannot read the image {path}: {error.strerror}.") from error
+            if place < 0:
+                return path.read_bytes()
+            with _reading:  # threads that want the same file wait for the one that reads it
+                column = _column(str(path), path.stat().st_mtime_ns, self.column)
+            return encoded_bytes(column[place].as_py())
+        except (OSError, IndexError, KeyError, pa.ArrowException) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise LongTailError(f"Cannot read the image {path if place < 0 else self.name(row)}: {why}.") from error
 
     def read(self, row: int) -> Pixels:
         """Return one image [H, W, 3], decoded to RGB and upright."""
@@ -98,7 +112,7 @@ def encoded_bytes(value: object) -> bytes:
 def decode(content: bytes, name: str, max_pixels: int) -> Pixels:
     """Decode an image of any mode to upright RGB, uint8 [H, W, 3].
 
-    16-bit images are scaled to 8 bits, transparency is dropped onto black, EXIF orientation is applied, of an animation the first frame counts.
+    16-bit images are scaled to 8 bits, transparency is dropped, EXIF orientation is applied, of an animation the first frame counts.
 
     Raises:
         LongTailError: naming the image if it is empty, truncated, not an image or larger than ``max_pixels``.
@@ -106,7 +120,7 @@ def decode(content: bytes, name: str, max_pixels: int) -> Pixels:
     if not content:
         raise LongTailError(f"The image {name} is empty.")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise LongTailError(
                     f"The image {name} has {image.width} x {image.height} pixels, more than source.max_pixels = {max_pixels}; it may be a bomb."
@@ -115,7 +129,9 @@ def decode(content: bytes, name: str, max_pixels: int) -> Pixels:
             if upright.mode.startswith("I"):
                 return _from_16_bit(upright)
             return np.asarray(upright.convert("RGBA").convert("RGB") if "transparency" in upright.info else upright.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except LongTailError:
+        raise
+    except Exception as error:  # Pillow lets through whatever its parsers trip over: struct.error, TypeError, KeyError, ...
         raise LongTailError(f"The image {name} cannot be decoded ({error}); remove it or set source.on_bad_image to skip.") from error
 
 
@@ -138,12 +154,17 @@ def inside(root: Path, relative: str) -> Path:
         LongTailError: if the path is absolute or leaves the root, by ``..`` or through a link.
     """
     path = root / relative
-    if PurePosixPath(relative).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
+    try:
+        stays = not PurePosixPath(relative).is_absolute() and path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
+        raise LongTailError(f"The path {relative!r} cannot be followed ({error}).") from error
+    if not stays:
         raise LongTailError(f"The path '{relative}' leaves the image root {root}; only paths inside it are read.")
     return path
 
 
 _inside_once = lru_cache(maxsize=64)(inside)  # a Parquet file is asked for once per image
+_reading = threading.Lock()
 
 
 def save_images(store: ImageStore, folder: Path) -> None:
@@ -166,25 +187,27 @@ def load_images(folder: Path) -> ImageStore:
     Raises:
         LongTailError: if there is none.
     """
-    if (folder / "images.npy").exists():
-        return _map(str(folder / "images.npy"))
     try:
+        if (folder / "images.npy").exists():
+            return _map(str((folder / "images.npy").resolve()))
         places = json.loads((folder / "images.json").read_text())
         return EncodedImages(Path(places.pop("root")), **places)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise LongTailError(f"No image store at {folder} ({error}); run the data pipeline first.") from error
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+        raise LongTailError(f"No whole image store at {folder} ({error}); run the data pipeline first.") from error
 
 
 def _map(filename: str) -> PackedImages:
-    return PackedImages(np.load(filename, mmap_mode="r", allow_pickle=False))
+    return PackedImages(np.load(filename, mmap_mode="r", allow_pickle=False), filename)
 
 
 def _from_16_bit(image: Image.Image) -> Pixels:
     values = np.asarray(image).astype(np.int64)
-    grey = (values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8)
+    # "I;16" is 16 bits for sure, a dark image too; "I" has 32 bits and says nothing about their use
+    wide = image.mode != "I" or values.max(initial=0) > 255
+    grey = (values >> 8 if wide else values).clip(0, 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 
 
 @lru_cache(maxsize=16)
-def _column(path: str, column: str) -> Any:
+def _column(path: str, _changed: int, column: str) -> Any:
     return pq.read_table(path, columns=[column], memory_map=True)[column]

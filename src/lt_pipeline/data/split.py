@@ -1,6 +1,7 @@
 """From a manifest to the rows a benchmark trains and tests on."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from lt_pipeline.data.images import ImageStore
 from lt_pipeline.data.longtail import class_counts, select
 from lt_pipeline.errors import LongTailError
 
+logger = logging.getLogger(__name__)
 _COLUMNS = ["image", "sample_id", "split", "label", "class_name", "digest"]
 
 
@@ -49,7 +51,7 @@ def make_split(manifest: pd.DataFrame, benchmark: BenchmarkConfig, seed: int) ->
         seed: of the validation cut.
 
     Raises:
-        LongTailError: if there is no train or test image, a class of the test part is not in train, a class has too few images, or the source
+        LongTailError: if there is no train or test image, a class of another part is not in train, a class has too few images, or the source
             lacks rows that the selection needs.
     """
     rows = manifest.assign(image=np.arange(len(manifest)))
@@ -57,11 +59,16 @@ def make_split(manifest: pd.DataFrame, benchmark: BenchmarkConfig, seed: int) ->
     for part in ("train", "test"):
         if parts[part].empty:
             raise LongTailError(f"The source has no {part} image; a split needs some.")
-    if unseen := sorted(set(parts["test"]["class_name"]) - set(parts["train"]["class_name"])):
-        raise LongTailError(f"{len(unseen)} classes of the test part have no training image, the first is '{unseen[0]}'.")
+    if len(unseen := rows[~rows["label"].isin(parts["train"]["label"])].drop_duplicates("label").sort_values("label")):
+        first = unseen.iloc[0]
+        raise LongTailError(
+            f"{len(unseen)} classes of the {first['split']} part have no training image, the first is '{first['class_name']}'."
+        )
     train = parts["train"] if benchmark.profile == "natural" else _subsample(parts["train"], benchmark)
     validation = parts["val"]
     if benchmark.validation_fraction:
+        if len(validation):
+            logger.warning("%d validation images of the source are not used: benchmark.validation_fraction cuts others.", len(validation))
         train, validation = stratified_cut(train, benchmark.validation_fraction, seed)
         validation = validation.assign(split="val")
     return pd.concat([train, validation, parts["test"]], ignore_index=True)[_COLUMNS]

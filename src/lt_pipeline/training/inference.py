@@ -11,9 +11,9 @@ from lt_pipeline.augment.config import View
 from lt_pipeline.augment.normalise import Normalise
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
+from lt_pipeline.progress import progress
 from lt_pipeline.training.config import TrainerConfig
 from lt_pipeline.training.feed import evaluation_batches
-from lt_pipeline.training.progress import progress
 
 logger = logging.getLogger(__name__)
 _KEPT = ("logits", "expert_logits", "router_scores", "experts_used")

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lt_pipeline.augment.normalise import Normalise
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
+from lt_pipeline.progress import progress
 from lt_pipeline.training.checkpoint import State, portable
 from lt_pipeline.training.clock import Clock
 from lt_pipeline.training.config import StageConfig, TrainerConfig
@@ -26,7 +27,6 @@ from lt_pipeline.training.distributed import highest, rank, run_ranks, summed, w
 from lt_pipeline.training.feed import Chunk, Feed, build_feed
 from lt_pipeline.training.inference import autocast, choose_device, memory_format, run_model, warn_if_slow
 from lt_pipeline.training.optim import build_optimizer
-from lt_pipeline.training.progress import progress
 from lt_pipeline.training.randomness import derive_seed
 from lt_pipeline.training.samplers import build_sampler
 from lt_pipeline.training.schedule import learning_rate

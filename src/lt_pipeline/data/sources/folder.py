@@ -12,7 +12,7 @@ from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
-_PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
@@ -24,6 +24,8 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     root = root_of(source)
     if (root / "train").is_dir():
         rows = [row for name, part in _PARTS.items() if (root / name).is_dir() for row in _classes(root, root / name, part)]
+    elif part := next((name for name in _PARTS if (root / name).is_dir()), None):
+        raise LongTailError(f"{root} has {part}/ but no train/; expected {root}/train/<class>/<image>.")
     else:
         rows = _classes(root, root, "train")
     if not rows:
@@ -54,7 +56,12 @@ def unlabelled_images(folder: Path, source: SourceConfig) -> ImageSet:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    """Return the image files below a folder in order, without hidden ones such as thumbnails and the ``._x.png`` of a Mac."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not any(name.startswith(".") for name in path.relative_to(folder).parts) and path.is_file()
+    ]
 
 
 def _classes(root: Path, folder: Path, part: str) -> list[tuple[str, str, str, str]]:

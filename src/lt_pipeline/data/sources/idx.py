@@ -1,6 +1,8 @@
 """Fashion-MNIST in the four standard IDX files, gzipped or not."""
 
 import gzip
+import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +58,13 @@ def _read(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
         raise LongTailError(f"{folder} lacks {name} (or {name}.gz); Fashion-MNIST needs its four IDX files, or source.download=true.")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise LongTailError(f"{path} cannot be unpacked ({error}).") from error
-    shape = np.frombuffer(content, ">i4", dimensions, offset=4) if len(content) >= 4 + 4 * dimensions else np.array([-1])
-    if content[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions]) or len(content) != 4 + 4 * dimensions + shape.prod(dtype=np.int64):
-        raise LongTailError(f"{path} is not an IDX file of {dimensions} dimensions, or it is truncated.")
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4) if len(content) >= 4 + 4 * dimensions else np.zeros(1, int)
+    if (
+        0 in shape
+        or content[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions])
+        or len(content) != 4 + 4 * dimensions + math.prod(shape.tolist())
+    ):
+        raise LongTailError(f"{path} is not an IDX file of {dimensions} dimensions, or it is empty or truncated.")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
-from lt_pipeline.data.sources.common import from_encoded, root_of
+from lt_pipeline.data.sources.common import first_gap, from_encoded, root_of
 from lt_pipeline.errors import LongTailError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ _STANDARD = {
 }
 """git blob ids of the lists that public repositories share byte for byte."""
 
+_LABEL_DIGITS = 9
+
 
 def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     """Return manifest and store of the lists; class names are the label numbers.
@@ -36,10 +38,12 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     if "train" not in source.lists:
         raise LongTailError("source.lists needs at least a train list, as in {train: ImageNet_LT_train.txt, test: ImageNet_LT_test.txt}.")
     table = pd.concat([_read_list(_locate(root, name), part, root) for part, name in source.lists.items()], ignore_index=True)
-    labels = set(table.loc[table["split"] == "train", "label"])
-    if missing := sorted(set(range(max(labels) + 1)) - labels):
+    labels = table.loc[table["split"] == "train", "label"]
+    if labels.empty:
+        raise LongTailError(f"The train list is empty: {_locate(root, source.lists['train'])}.")
+    if (gap := first_gap(labels)) is not None:
         raise LongTailError(
-            f"The train list has no image of label {missing[0]}, but labels up to {max(labels)}; labels must be numbered without gaps."
+            f"The train list has no image of label {gap}, but labels up to {labels.max()}; labels must be numbered without gaps."
         )
     return from_encoded(table, root, "", source)
 
@@ -57,14 +61,14 @@ def _read_list(path: Path, part: str, root: Path) -> pd.DataFrame:
     if standard and hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() != standard:
         logger.warning("%s differs from the list that published results use.", path)
     rows = []
-    for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(content.decode("utf-8-sig", errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdecimal():
+        if not name or not label.isdecimal() or len(label) > _LABEL_DIGITS:
             raise LongTailError(f"{path} line {number} is '{line[:80]}'; a line is 'relative/path label' with a label from 0.")
         inside(root, name)
-        rows.append((f"{part}/{name}", part, int(label), label, name, -1))
+        rows.append((f"{part}/{name}", part, int(label), str(int(label)), name, -1))
     return pd.DataFrame(rows, columns=["sample_id", "split", "label", "class_name", "file", "row"]).astype(
         {"row": "int64", "label": "int64"}
     )

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
-from lt_pipeline.data.sources.common import from_encoded, number_classes, parts_of, root_of
+from lt_pipeline.data.sources.common import check_split_column, from_encoded, number_classes, parts_of, root_of
 from lt_pipeline.errors import LongTailError, nearest
 
 
@@ -26,11 +26,10 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
         raise LongTailError(f"{root} holds no Parquet file.")
     frame, column = read_tables(paths, root, (source.image_column,), (source.label_column,), source.split_column)
     if source.id_column:
-        frame["sample_id"] = frame[f"meta.{_known(source.id_column, frame)}"].astype(str)
+        frame["sample_id"] = _words(source.id_column, frame)
     if source.class_name_column:
-        name = f"meta.{_known(source.class_name_column, frame)}"
-        frame["class_name"] = frame[name].astype(str)
-        frame = frame.drop(columns=name)
+        frame["class_name"] = _words(source.class_name_column, frame)
+        frame = frame.drop(columns=f"meta.{source.class_name_column}")
     elif frame["label"].dtype.kind in "iu":
         frame["class_name"] = frame["label"].astype(str)
     else:
@@ -62,12 +61,13 @@ def read_tables(
         except (OSError, pa.ArrowInvalid) as error:
             raise LongTailError(f"{path} is not a readable Parquet file ({error}).") from error
         image_column, label = _first(image_columns, names, path), _first(label_columns, names, path)
-        table = pq.read_table(path, columns=[name for name in names if name != image_column]).to_pandas()
+        check_split_column(split_column, names, path)
+        table = plain_table(path, [name for name in names if name != image_column])
         relative = path.relative_to(root).as_posix()
         part = "test" if path.stem.startswith("test") else "val" if path.stem.startswith("val") else "train"
         frame = pd.DataFrame(
             {
-                "sample_id": [f"{path.stem}-{row}" for row in range(len(table))],
+                "sample_id": [f"{relative.removesuffix('.parquet')}-{row}" for row in range(len(table))],
                 "split": parts_of(table[split_column], f"{path} column '{split_column}'") if split_column in table else part,
                 "label": table[label],
                 "file": relative,
@@ -86,6 +86,12 @@ def read_tables(
     return combined, image_column
 
 
+def plain_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Return a Parquet table with every column as a column, those too that pandas would make the index; a nameless index is left out."""
+    table = pq.read_table(path, columns=columns).to_pandas(ignore_metadata=True)
+    return table.drop(columns=[name for name in table if str(name).startswith("__index_level_")])
+
+
 def _first(wanted: Sequence[str], names: Sequence[str], path: Path) -> str:
     for name in wanted:
         if name in names:
@@ -93,8 +99,13 @@ def _first(wanted: Sequence[str], names: Sequence[str], path: Path) -> str:
     raise LongTailError(f"{path} has no column '{wanted[0]}'; it has {', '.join(names)}.{nearest(wanted[0], names)}")
 
 
-def _known(column: str, frame: pd.DataFrame) -> str:
+def _words(column: str, frame: pd.DataFrame) -> pd.Series:
+    """Return a metadata column as text."""
     names = [name.removeprefix("meta.") for name in map(str, frame.columns) if name.startswith("meta.")]
     if column not in names:
         raise LongTailError(f"The source has no column '{column}'; it has {', '.join(names)}.{nearest(column, names)}")
-    return column
+    values = frame[f"meta.{column}"]
+    if values.isna().any():
+        first = frame[values.isna()].iloc[0]
+        raise LongTailError(f"{first['file']} row {first['row']} has no value in column '{column}'.")
+    return values.astype(str)

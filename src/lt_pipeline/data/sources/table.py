@@ -4,7 +4,8 @@ import pandas as pd
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
-from lt_pipeline.data.sources.common import from_encoded, number_classes, parts_of, root_of
+from lt_pipeline.data.sources.common import check_split_column, from_encoded, number_classes, parts_of, root_of
+from lt_pipeline.data.sources.parquet import plain_table
 from lt_pipeline.errors import LongTailError, nearest
 
 
@@ -12,22 +13,24 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     """Return manifest and store of the one table in ``source.files``; labels are whole numbers, or names that are numbered alphabetically.
 
     Raises:
-        LongTailError: for a missing table or column, a row without a label, a fractional label, or a path that leaves the root.
+        LongTailError: for a missing table or column, an empty label, path, id or class name, a fractional label, or a path that leaves the root.
     """
     root = root_of(source)
     if len(source.files) != 1:
         raise LongTailError(f"source.files must name the one CSV or Parquet table of the images, it names {len(source.files)}.")
     path = inside(root, source.files[0])
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        table = plain_table(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise LongTailError(f"The table {path} cannot be read ({error}).") from error
     for column in filter(None, [source.image_column, source.label_column, source.class_name_column, source.id_column]):
         if column not in table:
             raise LongTailError(f"{path} has no column '{column}'; it has {', '.join(table.columns)}.{nearest(column, table.columns)}")
-    if table[source.label_column].isna().any():
-        row = int(table[source.label_column].isna().to_numpy().argmax())
-        raise LongTailError(f"{path} row {row + 1} has no label in column '{source.label_column}'.")
+        if table[column].isna().any():
+            row = int(table[column].isna().to_numpy().argmax())
+            what = "label" if column == source.label_column else "value"
+            raise LongTailError(f"{path} row {row + 1} has no {what} in column '{column}'.")
+    check_split_column(source.split_column, table.columns, path)
     files = table[source.image_column].astype(str)
     for file in files:
         inside(root, file)

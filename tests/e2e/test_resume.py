@@ -1,0 +1,51 @@
+"""Interrupted runs end in the same bits."""
+
+import signal
+import time
+from pathlib import Path
+
+from lt_pipeline.training.checkpoint import load_checkpoint
+from tests.e2e.conftest import Project
+
+SHORT = "trainer.epochs_scale=0.15"
+
+
+def test_kill_9_and_the_same_command_again_end_in_the_same_bits(project: Project) -> None:
+    command = ["run", "--pipeline=ride"]
+    whole = f"--params={SHORT},trainer.save_seconds=0,run=whole"
+    project.kedro(*command, whole)
+    cut = f"--params={SHORT},trainer.save_seconds=0,run=cut"
+    process = project.start(*command, cut)
+    state = project.model("ride", "experts", "seed0-cut").with_name("experts.training") / "state.safetensors"
+    _wait_for(state)
+    time.sleep(0.7)
+    process.kill()
+    process.wait()
+    assert state.exists()
+    assert "continues at step" in project.kedro(*command, cut)
+    for stage in ("experts", "router"):
+        first, second = (load_checkpoint(project.model("ride", stage, run)) for run in ("seed0-whole", "seed0-cut"))
+        assert first.digest == second.digest
+        assert first.record["history"] == second.record["history"]
+    metrics = [(project.reporting("ride", run) / "metrics.json").read_bytes() for run in ("seed0-whole", "seed0-cut")]
+    assert metrics[0] == metrics[1]
+
+
+def test_sigterm_saves_and_exits_143(project: Project) -> None:
+    command = ["run", "--pipeline=baseline", "--params=trainer.save_seconds=0,run=term"]
+    process = project.start(*command)
+    state = project.model("baseline", "classifier", "seed0-term").with_name("classifier.training") / "state.safetensors"
+    _wait_for(state)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert state.exists()
+    other = project.kedro("run", "--pipeline=baseline", "--params=run=term,baseline.classifier.optimizer.lr=0.01", code=1)
+    assert "optimizer.lr: 0.05 before, 0.01 now" in other
+
+
+def _wait_for(path: Path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
