@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 
 from lt_pipeline.config import Config
 from lt_pipeline.data.config import BenchmarkConfig, SourceConfig
@@ -17,11 +17,20 @@ class PredictConfig(Config):
 
     images: str | None = None
     """Folder of images, searched recursively."""
+    method: str = "ride"
+    """Whose checkpoint of this environment, seed and name is used."""
     checkpoint: str | None = None
-    """Checkpoint folder of a final stage; null takes the one this environment's default method trained."""
+    """Checkpoint folder of a final stage, if it is another one."""
     threshold: float | None = Field(None, ge=0, le=1)
     """Routing threshold; null takes the one the method was configured with."""
     on_bad_image: str = Field("error", pattern="^(error|skip)$")
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(f"there is no method '{name}', but {', '.join(METHODS)}.{nearest(name, METHODS)}".rstrip("."))
+        return name
 
 
 class _Common(Config):
@@ -63,6 +72,7 @@ def imbalance_name(benchmark: BenchmarkConfig, seed: int) -> str:
         parts += ["first"] if benchmark.selection == "first" else []
         parts += [f"subset{benchmark.subsample_seed}"] if benchmark.subsample_seed else []
         parts += [f"max{benchmark.max_per_class}"] if benchmark.max_per_class else []
+    parts += ["sorted"] if benchmark.class_order == "descending" else []
     parts += [f"val{benchmark.validation_fraction:g}-seed{seed}"] if benchmark.validation_fraction else []
     return "-".join(parts)
 

@@ -1,6 +1,7 @@
 """Views of decoded images."""
 
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lt_pipeline.augment.config import ResizedCropView
 from lt_pipeline.augment.decoded import DecodedView, EvaluationView
+from lt_pipeline.errors import LongTailError
 
 VIEW = ResizedCropView(size=24, color_jitter=(0.4, 0.4, 0.4, 0.1), test_resize=28)
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 40, 51, 3), dtype=np.uint8)
@@ -73,3 +75,41 @@ def test_resizing_is_near_pillows(interpolation: str) -> None:
     expected = published(Image.fromarray(IMAGES[1])).int()
     actual = EvaluationView(ResizedCropView(size=24, test_resize=28, interpolation=interpolation))(IMAGES[1]).int()
     assert (actual - expected).abs().max() <= 1
+
+
+def _seed_everything() -> None:
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002 - timm draws from it
+    torch.manual_seed(5)
+
+
+def _draw_from_everything() -> tuple[float, ...]:
+    return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002
+
+
+@pytest.mark.parametrize("policy", ["autoaugment_imagenet", "randaugment", "rand-n2-m10-mstd0.5"])
+def test_policies_depend_on_the_seed_alone_and_leave_other_generators_alone(policy: str) -> None:
+    view = DecodedView(ResizedCropView(size=24, policy=policy, erasing=0.5, test_resize=28))
+    first = [view(image, seed) for seed, image in enumerate(IMAGES)]
+    _seed_everything()
+    expected = _draw_from_everything()
+    _seed_everything()
+    second = [pickle.loads(pickle.dumps(view))(image, seed) for seed, image in enumerate(IMAGES)]
+    assert _draw_from_everything() == expected
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    plain = DecodedView(ResizedCropView(size=24, test_resize=28))
+    assert any(not torch.equal(a, plain(image, seed)) for seed, (image, a) in enumerate(zip(IMAGES, first, strict=True)))
+
+
+def test_erasing_leaves_a_rectangle_of_the_mean_colour() -> None:
+    view = DecodedView(ResizedCropView(size=24, erasing=1.0, test_resize=28))
+    erased = (view(IMAGES[0], 0) == torch.tensor([124, 116, 104])[:, None, None]).all(0)
+    rows, columns = erased.any(1).nonzero(), erased.any(0).nonzero()
+    assert erased.sum() >= 0.9 * len(rows) * len(columns) > 0
+
+
+def test_a_policy_that_timm_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        ResizedCropView(policy="autoaugment")
+    with pytest.raises(LongTailError, match="rand-n2-m10"):
+        DecodedView(ResizedCropView(policy="rand-q2"))

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lt_pipeline.data.longtail import class_counts, select
+from lt_pipeline.data.longtail import class_counts, descending_class_map, select
 from lt_pipeline.data.shots import shot_masks
 from lt_pipeline.errors import LongTailError
 
@@ -88,3 +88,7 @@ def test_shot_groups_in_both_conventions() -> None:
 def test_shot_groups_partition_the_classes(counts: list[int], convention: str, one: int, other: int) -> None:
     masks = shot_masks(counts, convention, max(one, other), min(one, other))
     assert (sum(mask.astype(int) for mask in masks.values()) == 1).all()
+
+
+def test_classes_are_renumbered_by_count_and_ties_keep_their_order() -> None:
+    assert descending_class_map(np.array([5, 9, 5, 20])).tolist() == [2, 1, 3, 0]

@@ -82,3 +82,12 @@ def test_a_part_points_at_its_images() -> None:
     assert [int(images.read(row)[0, 0, 0]) for row in part.rows] == [5, 6]
     assert part.labels.tolist() == [0, 1]
     assert part.sample_ids == ["s5", "s6"]
+
+
+def test_labels_can_be_renumbered_by_training_images_in_every_part() -> None:
+    manifest = make_manifest([2, 7, 4], [1, 2, 3])
+    split = make_split(manifest, BenchmarkConfig(profile="natural", class_order="descending"), 0)
+    statistics = class_statistics(split)
+    assert statistics.counts.tolist() == [7, 4, 2]
+    assert statistics.names == ("class 1", "class 2", "class 0")
+    assert np.bincount(split.loc[split["split"] == "test", "label"]).tolist() == [2, 3, 1]

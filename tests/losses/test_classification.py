@@ -13,7 +13,6 @@ from lt_pipeline.losses.classification import (
     focal_loss,
     log_prior,
     logit_adjusted_cross_entropy,
-    post_hoc_adjustment,
     tau_normalise,
 )
 
@@ -78,11 +77,6 @@ def test_equal_counts_adjust_nothing() -> None:
 def test_raw_counts_survive_large_tau() -> None:
     prior = log_prior([437_513, 2], tau=2.5)
     assert (prior[0] - prior[1]).item() == pytest.approx(2.5 * math.log(437_513 / 2), rel=1e-5)
-
-
-def test_post_hoc_adjustment_turns_a_tie_to_the_rarest_class() -> None:
-    adjusted = post_hoc_adjustment(torch.zeros(1, 4), log_prior(COUNTS))
-    assert adjusted.argmax().item() == 3
 
 
 def test_a_prior_needs_every_class() -> None:

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from lt_pipeline.models.heads import CosineClassifier, LinearClassifier, build_head
+from lt_pipeline.models.heads import CosineClassifier, LinearClassifier, SquashedCosineClassifier, head_factory
 
 
 def test_logits_do_not_depend_on_lengths() -> None:
@@ -37,7 +37,27 @@ def test_gradients() -> None:
 
 
 def test_a_linear_head_has_no_scale() -> None:
-    head = build_head(4, 3, cosine=False, scale=30)
+    head = head_factory(cosine=False, scale=30)(4, 3)
     assert isinstance(head, LinearClassifier)
     x = torch.randn(2, 4)
     torch.testing.assert_close(head(x), x @ head.weight.T + head.bias)
+
+
+def test_squashed_features_keep_a_part_of_their_length() -> None:
+    head = SquashedCosineClassifier(4, 3)
+    x = torch.randn(2, 4)
+    expected = 16 * (x / (1 + x.norm(dim=1, keepdim=True))) @ torch.nn.functional.normalize(head.weight, dim=1).T
+    torch.testing.assert_close(head(x), expected)
+    zero = torch.zeros(1, 4, requires_grad=True)
+    head(zero).sum().backward()
+    assert (head(zero) == 0).all() and zero.grad.isfinite().all()
+
+
+def test_a_learned_scale_is_applied_squared() -> None:
+    head = SquashedCosineClassifier(4, 3, scale=5.0, learnable=True)
+    fixed = SquashedCosineClassifier(4, 3, scale=25.0)
+    fixed.weight = head.weight
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(head(x), fixed(x))
+    head(x).sum().backward()
+    assert head.scale.grad is not None

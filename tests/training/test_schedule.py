@@ -36,3 +36,11 @@ def test_learning_rate_depends_on_the_clock_alone() -> None:
 def test_clock_counts_epochs_both_ways() -> None:
     clock = Clock(step=170, steps_per_epoch=85, epochs=4)
     assert (clock.epoch, clock.epoch_number, clock.step_in_epoch, clock.total_steps, clock.fraction) == (2, 3, 0, 340, 0.5)
+
+
+def test_the_cosine_after_a_straight_warmup_is_shikes() -> None:
+    rate = [cosine(epoch, 0.15, 180, 0.0, 5, 0.025) for epoch in range(180)]
+    assert rate[:6] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.125, 0.15])
+    assert rate[6] == pytest.approx(0.149988, abs=1e-6)
+    assert rate[5:] == sorted(rate[5:], reverse=True)
+    assert cosine(3, 0.1, 3, 0.0, 3) == 0.1  # nothing but a warm-up

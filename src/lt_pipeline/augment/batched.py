@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lt_pipeline.augment.config import PadCropView
 from lt_pipeline.augment.policies import CIFAR_POLICY, apply_policy, grid, outside, remap, rotation_source
+from lt_pipeline.augment.signed_policy import signed_autoaugment
 
 BLACK = (0, 0, 0)
 
@@ -86,6 +87,8 @@ class BatchedView:
         images = _move(images, offsets, flips, angles)
         if view.policy == "autoaugment_cifar":
             images = autoaugment(images, generator)
+        elif view.policy == "autoaugment_cifar_signed":
+            images = signed_autoaugment(images, generator)
         return cutout(images, generator, view.cutout) if view.cutout else images
 
 

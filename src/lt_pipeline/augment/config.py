@@ -20,8 +20,9 @@ class PadCropView(Config):
     """Probability of mirroring left and right."""
     rotation: float = Field(0.0, ge=0, le=180)
     """Largest rotation in degrees, either way; the angle is uniform, corners become black."""
-    policy: Literal["none", "autoaugment_cifar"] = "none"
-    """Learned policy applied after crop, flip and rotation."""
+    policy: Literal["none", "autoaugment_cifar", "autoaugment_cifar_signed"] = "none"
+    """AutoAugment's CIFAR-10 policy, applied after crop, flip and rotation: as SHIKE, MDCS and NCL have it (rotation one way only, grey borders),
+    or as torchvision has it and APA uses it (rotation either way, black borders, bilinear)."""
     cutout: int = Field(0, ge=0)
     """Side in pixels of the square that is blackened last; 0 turns it off."""
 
@@ -48,6 +49,11 @@ class ResizedCropView(Config):
         Annotated[float, Field(ge=0, le=0.5)],
     ] = (0.0, 0.0, 0.0, 0.0)
     """Strength of the change of brightness, contrast, saturation and hue; 0 leaves one alone."""
+    policy: str = Field("none", pattern=r"^(none|autoaugment_imagenet|randaugment|rand-[A-Za-z0-9.-]+)$")
+    """``none``, torchvision's ``autoaugment_imagenet`` or ``randaugment`` (2 operations of magnitude 9), or a configuration of timm's RandAugment
+    such as ``rand-n2-m10-mstd0.5``; applied after the colour jitter."""
+    erasing: float = Field(0.0, ge=0, le=1)
+    """Probability of erasing a random rectangle, last; it is filled with ImageNet's mean colour."""
     test_resize: int = Field(256, ge=1)
     """Length in pixels of the shorter side at test time, before the centre crop; at least ``size``."""
 

@@ -63,6 +63,8 @@ class BenchmarkConfig(Config):
     """Of the published rule; all papers use 0."""
     max_per_class: int | None = Field(None, ge=1)
     """Images of the largest class; null takes the mean class size of the balanced source."""
+    class_order: Literal["source", "descending"] = "source"
+    """Labels as the source has them, or renumbered so that class 0 has the most training images (MDCS, APA on list files)."""
     validation_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of each class that is cut from train for validation."""
     shot_convention: Literal["strict", "inclusive"] = "strict"

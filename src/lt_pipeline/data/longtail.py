@@ -78,3 +78,10 @@ def select(targets: NDArray[np.int64], counts: NDArray[np.int64], selection: str
             generator.shuffle(members)  # every class, in order: each draw depends on the sizes of the classes before it
         kept.append(members[:wanted])
     return np.concatenate(kept).astype(np.int64)
+
+
+def descending_class_map(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the new label of each old one, int64 [C], so that label 0 is the class with the most images; ties keep their order."""
+    labels = np.empty(len(counts), dtype=np.int64)
+    labels[np.argsort(-np.asarray(counts), kind="stable")] = np.arange(len(counts))
+    return labels

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lt_pipeline.data.config import BenchmarkConfig
 from lt_pipeline.data.images import ImageStore
-from lt_pipeline.data.longtail import class_counts, select
+from lt_pipeline.data.longtail import class_counts, descending_class_map, select
 from lt_pipeline.errors import LongTailError
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,10 @@ def make_split(manifest: pd.DataFrame, benchmark: BenchmarkConfig, seed: int) ->
             logger.warning("%d validation images of the source are not used: benchmark.validation_fraction cuts others.", len(validation))
         train, validation = stratified_cut(train, benchmark.validation_fraction, seed)
         validation = validation.assign(split="val")
-    return pd.concat([train, validation, parts["test"]], ignore_index=True)[_COLUMNS]
+    split = pd.concat([train, validation, parts["test"]], ignore_index=True)[_COLUMNS]
+    if benchmark.class_order == "descending":
+        split["label"] = descending_class_map(np.bincount(parts["train"]["label"]))[split["label"]]
+    return split
 
 
 def stratified_cut(rows: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

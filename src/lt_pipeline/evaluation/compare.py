@@ -60,7 +60,7 @@ def welch_interval(a: Sequence[float], b: Sequence[float], level: float = 0.95) 
     Returns:
         (difference, low, high); low and high are NaN where either side has fewer than two values.
     """
-    from scipy.stats import t  # type: ignore[import-untyped]
+    from scipy.stats import t
 
     x, y = np.asarray(a, float), np.asarray(b, float)
     difference = float(x.mean() - y.mean())

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from lt_pipeline.data.config import BenchmarkConfig
 from lt_pipeline.errors import LongTailError, nearest
+from lt_pipeline.methods import METHODS
 from lt_pipeline.parameters import check_parameters, imbalance_name
 
 
@@ -57,5 +58,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         return f"seed{parameters.seed}" + (f"-{parameters.run}" if parameters.run else "")
 
     def _checkpoint(self) -> str:
-        default = f"data/06_models/{self._benchmark().name}/{self._imbalance()}/ride/{self._run()}/router"
-        return self._parameters().predict.checkpoint or default
+        predict = self._parameters().predict
+        stage = METHODS[predict.method].final_stage
+        default = f"data/06_models/{self._benchmark().name}/{self._imbalance()}/{predict.method}/{self._run()}/{stage}"
+        return predict.checkpoint or default

@@ -26,6 +26,28 @@ def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None, 
 
 
 @full_precision
+def soft_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    smoothing: float = 0.0,
+    weight: Tensor | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    """Return cross-entropy with mixed or smoothed targets.
+
+    Args:
+        logits: [B, C].
+        target: distributions [B, C], used as given, or labels [B].
+        smoothing: s of label smoothing, ``q (1 - s) + s / C``.
+        weight: class weights [C]. With distributions the mean divides by B, with labels by the sum of the samples' weights.
+        reduction: over the batch.
+    """
+    return F.cross_entropy(
+        logits, target.to(logits.dtype) if target.is_floating_point() else target, weight, reduction=reduction, label_smoothing=smoothing
+    )
+
+
+@full_precision
 def focal_loss(logits: Tensor, target: Tensor, gamma: float = 1.0, weight: Tensor | None = None) -> Tensor:
     """Return the focal loss (Lin et al., ICCV 2017, eq. 4) as LDAM-DRW computes it: plain mean of ``(1 - exp(-l))^gamma l``.
 
@@ -57,12 +79,6 @@ def logit_adjusted_cross_entropy(logits: Tensor, target: Tensor, prior: Tensor) 
     With ``prior = log_prior(counts)`` this is balanced softmax (Ren et al., NeurIPS 2020, arXiv 2007.10740, eq. 3).
     """
     return F.cross_entropy(logits + prior, target)
-
-
-@full_precision
-def post_hoc_adjustment(logits: Tensor, prior: Tensor) -> Tensor:
-    """Return ``logits - prior`` [B, C] of a plainly trained model (Menon et al., ICLR 2021, eq. 9)."""
-    return logits - prior
 
 
 def tau_normalise(weight: Tensor, tau: float) -> Tensor:

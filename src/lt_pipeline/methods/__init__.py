@@ -19,6 +19,7 @@ class Method:
         code: module with ``build_task(settings, stage, facts, previous) -> Task`` and ``build_network(settings, stage, facts) -> nn.Module``.
         stages: each stage with the earlier stages whose checkpoints it starts from; the last one is what predicts.
         routed: whether the network decides per image how many experts to ask.
+        first_images: benchmarks whose published cells keep the first n images of each class, where the field shuffles.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Method:
     code: str
     stages: Mapping[str, tuple[str, ...]]
     routed: bool = False
+    first_images: frozenset[str] = frozenset()
 
     @property
     def final_stage(self) -> str:
@@ -60,6 +62,15 @@ METHODS: dict[str, Method] = {
             {"teacher": (), "experts": ("teacher",), "router": ("experts",)},
             routed=True,
         ),
+        Method(
+            "shike",
+            "lt_pipeline.methods.shike.config:Shike",
+            "lt_pipeline.methods.shike.stages",
+            {"representation": (), "classifier": ("representation",)},
+            first_images=frozenset({"cifar10_lt", "cifar100_lt"}),
+        ),
+        Method("mdcs", "lt_pipeline.methods.mdcs.config:Mdcs", "lt_pipeline.methods.mdcs.stages", {"experts": ()}),
+        Method("apa", "lt_pipeline.methods.apa.config:Apa", "lt_pipeline.methods.apa.stages", {"classifier": ()}),
         Method(
             "baseline",
             "lt_pipeline.methods.baseline.config:Baseline",

@@ -1,6 +1,6 @@
 """Residual blocks (He et al., CVPR 2016; Xie et al., CVPR 2017 for groups) and the stages made of them.
 
-The shortcut is a module given to the block, so that networks differ in their shortcut without another block class.
+Shortcut, activation and gate are modules given to the block, so that networks differ in them without another block class.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,15 @@ from torch import Tensor, nn
 
 BlockFactory = Callable[[int, int, int], nn.Module]
 """``(in_channels, planes, stride) -> block``."""
+Activation = Callable[[], nn.Module]
+"""Makes the activation of one site."""
+Gate = Callable[[int], nn.Module]
+"""``channels -> module`` that weighs a feature map by itself (squeeze and excitation, CBAM), before the shortcut is added."""
+
+
+def relu() -> nn.Module:
+    """Return the activation of the published residual networks; it overwrites its input, which saves a copy."""
+    return nn.ReLU(inplace=True)
 
 
 class ZeroPadShortcut(nn.Module):
@@ -48,20 +57,31 @@ def shortcut(kind: Callable[[int, int, int], nn.Module], in_channels: int, out_c
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions; the first one carries the stride."""
 
-    def __init__(self, in_channels: int, planes: int, stride: int, shortcut_kind: Callable[[int, int, int], nn.Module]) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int,
+        shortcut_kind: Callable[[int, int, int], nn.Module],
+        activation: Activation = relu,
+        gate: Gate | None = None,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, planes, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
+        self.act1 = activation()
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
+        self.gate = gate(planes) if gate else nn.Identity()
         self.downsample = shortcut(shortcut_kind, in_channels, planes, stride)
+        self.act2 = activation()
         self.out_channels = planes
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, planes, H/stride, W/stride] of x [B, in, H, W]."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.bn2(self.conv2(out))
-        return F.relu(out.add_(self.downsample(x)), inplace=True)  # batch norm's backward needs its input, not its output
+        out = self.act1(self.bn1(self.conv1(x)))
+        out = self.gate(self.bn2(self.conv2(out)))
+        return self.act2(out.add_(self.downsample(x)))  # neither batch norm nor a gate needs its output in backward
 
 
 class Bottleneck(nn.Module):
@@ -69,24 +89,37 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, planes: int, stride: int, groups: int = 1, width_per_group: int = 64) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int,
+        groups: int = 1,
+        width_per_group: int = 64,
+        activation: Activation = relu,
+        gate: Gate | None = None,
+    ) -> None:
         super().__init__()
         width = int(planes * width_per_group / 64) * groups
         self.out_channels = planes * self.expansion
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
+        self.act1 = activation()
         self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
+        self.act2 = activation()
         self.conv3 = nn.Conv2d(width, self.out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(self.out_channels)
+        self.gate = gate(self.out_channels) if gate else nn.Identity()
         self.downsample = shortcut(ProjectionShortcut, in_channels, self.out_channels, stride)
+        self.act3 = activation()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, 4 planes, H/stride, W/stride] of x [B, in, H, W]."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        out = self.bn3(self.conv3(out))
-        return F.relu(out.add_(self.downsample(x)), inplace=True)
+        out = self.act1(self.bn1(self.conv1(x)))
+        out = self.act2(self.bn2(self.conv2(out)))
+        out = self.gate(self.bn3(self.conv3(out)))
+        return self.act3(out.add_(self.downsample(x)))
 
 
 class Stage(nn.Sequential):

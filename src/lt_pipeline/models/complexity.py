@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lt_pipeline.models.heads import CosineClassifier
+from lt_pipeline.models.heads import CosineClassifier, SquashedCosineClassifier
 from lt_pipeline.models.router import RoutedExperts
 
 
@@ -57,6 +57,6 @@ def _macs(module: nn.Module, _: Any, output: Tensor) -> int:
     match module:
         case nn.Conv2d():
             return output.numel() * module.weight[0].numel()
-        case nn.Linear() | CosineClassifier():
+        case nn.Linear() | CosineClassifier() | SquashedCosineClassifier():
             return module.weight.numel()
     return 0

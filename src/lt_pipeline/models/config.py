@@ -9,7 +9,16 @@ from lt_pipeline.config import Config
 Backbone = Literal["resnet32", "resnet10", "resnet50", "resnet101", "resnet152", "resnext50", "resnext152"]
 
 
-class ExpertsConfig(Config):
+class StartConfig(Config):
+    """What a network starts from."""
+
+    weights: str | None = None
+    """Safetensors file with the weights of torchvision's network of the same name; null starts from random ones."""
+    frozen: tuple[str, ...] = ()
+    """Parts that are not trained, such as ``stem`` and ``stage1``; running statistics in them still move."""
+
+
+class ExpertsConfig(StartConfig):
     """A shared trunk with one or more expert branches."""
 
     backbone: Backbone = "resnet32"
@@ -22,3 +31,5 @@ class ExpertsConfig(Config):
     """Factor on the cosines; an ordinary linear head ignores it."""
     share_stage3: bool = False
     """ImageNet-style networks: share stage 3 between the experts too."""
+    activation: Literal["relu", "silu", "gelu", "aglu"] = "relu"
+    """Of the hidden layers; aglu learns a shape for each of them (APA, ECCV 2024)."""

@@ -1,10 +1,15 @@
 """Classification heads. Both work in the precision of their weights even under autocast: scaled logits lose the small differences that
 margins and priors are made of in 8 or 11 bits of mantissa."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Head = Callable[[int, int], nn.Module]
+"""``(in_features, num_classes) -> classifier``."""
 NORM_FLOOR = 1e-12
 """Smallest L2 norm that anything is divided by."""
 
@@ -36,6 +41,33 @@ class CosineClassifier(nn.Module):
         return f"in_features={self.in_features}, num_classes={self.num_classes}, scale={self.scale}"
 
 
+class SquashedCosineClassifier(nn.Module):
+    """Scaled cosine whose features keep a part of their length: ``logits = scale * x / (1 + |x|) @ normalize(W)^T`` (APA, ECCV 2024).
+
+    The weight is stored as [C, D] and starts uniformly within plus and minus D^-1/2.
+
+    Args:
+        in_features: D.
+        num_classes: C.
+        scale: s; the start of a learned one, which is applied squared.
+        learnable: learn the scale.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, scale: float = 16.0, learnable: bool = False) -> None:
+        super().__init__()
+        bound = in_features**-0.5
+        self.weight = nn.Parameter(torch.empty(num_classes, in_features).uniform_(-bound, bound))
+        self.scale: float | nn.Parameter = nn.Parameter(torch.full((1,), scale)) if learnable else scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits [B, C] of features [B, D]; zero features give zero logits."""
+        with torch.autocast(features.device.type, enabled=False):
+            x = features.to(self.weight.dtype)
+            squashed = x / (1 + x.norm(dim=-1, keepdim=True))
+            scale = self.scale**2 if isinstance(self.scale, nn.Parameter) else self.scale
+            return scale * (squashed @ F.normalize(self.weight, dim=1, eps=NORM_FLOOR).T)
+
+
 class LinearClassifier(nn.Linear):
     """An affine head: weight [C, D], bias [C]; no scale."""
 
@@ -45,6 +77,6 @@ class LinearClassifier(nn.Linear):
             return super().forward(input.to(self.weight.dtype))
 
 
-def build_head(in_features: int, num_classes: int, cosine: bool, scale: float) -> CosineClassifier | LinearClassifier:
-    """Return the cosine head with its scale, or the linear head, which has none."""
-    return CosineClassifier(in_features, num_classes, scale) if cosine else LinearClassifier(in_features, num_classes)
+def head_factory(cosine: bool, scale: float) -> Head:
+    """Return what makes cosine heads with their scale, or linear heads, which have none."""
+    return partial(CosineClassifier, scale=scale) if cosine else LinearClassifier

@@ -2,12 +2,20 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from torch import nn
 
 from lt_pipeline.errors import LongTailError, nearest
 from lt_pipeline.models import resnet_cifar, resnet_imagenet
+from lt_pipeline.models.activations import build_activation
+from lt_pipeline.models.config import ExpertsConfig, StartConfig
 from lt_pipeline.models.experts import MultiExpert
+from lt_pipeline.models.pretrained import freeze, load_pretrained
 from lt_pipeline.models.router import Router
 
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 _RESNET_152 = (3, 8, 36, 3)
 
 IMAGENET_BACKBONES: dict[str, Callable[..., MultiExpert]] = {
@@ -29,6 +37,7 @@ def build_experts(
     cosine_head: bool = True,
     scale: float = 30.0,
     share_stage3: bool = False,
+    activation: str = "relu",
 ) -> MultiExpert:
     """Return a freshly initialised network.
 
@@ -40,9 +49,10 @@ def build_experts(
         cosine_head: cosine classifier instead of a linear one.
         scale: of the cosine classifier.
         share_stage3: ImageNet-style networks: share stage 3 too.
+        activation: of the hidden layers, one of :data:`~lt_pipeline.models.activations.ACTIVATIONS`.
 
     Raises:
-        LongTailError: for an unknown backbone, no experts, or a stage that cannot be shared.
+        LongTailError: for an unknown backbone or activation, no experts, or a stage that cannot be shared.
     """
     if num_experts < 1:
         raise LongTailError(f"model.experts is {num_experts}; a network needs at least 1.")
@@ -52,7 +62,9 @@ def build_experts(
                 "model.share_stage3 is for ImageNet-style networks; with resnet32 stage 3 is the expert, so set it to false."
             )
         widths = resnet_cifar.REDUCED_WIDTHS if reduce_dimension else resnet_cifar.FULL_WIDTHS
-        return resnet_cifar.resnet_cifar(num_classes, num_experts, widths=widths, cosine_head=cosine_head, scale=scale)
+        return resnet_cifar.resnet_cifar(
+            num_classes, num_experts, widths=widths, cosine_head=cosine_head, scale=scale, activation=partial(build_activation, activation)
+        )
     if backbone not in IMAGENET_BACKBONES:
         raise LongTailError(f"Unknown backbone '{backbone}'; there are {', '.join(BACKBONES)}.{nearest(backbone, BACKBONES)}")
     return IMAGENET_BACKBONES[backbone](
@@ -62,6 +74,7 @@ def build_experts(
         cosine_head=cosine_head,
         scale=scale,
         share_stage3=share_stage3,
+        activation=partial(build_activation, activation),
     )
 
 
@@ -75,3 +88,29 @@ def build_router(backbone: str, experts: MultiExpert, top_choices: int = 30, hid
     if backbone == "resnet32":
         router.apply(resnet_cifar.initialise)
     return router
+
+
+def experts_network(config: ExpertsConfig, num_classes: int) -> MultiExpert:
+    """Return the network that ``config`` describes, freshly initialised."""
+    return build_experts(
+        config.backbone,
+        num_classes,
+        config.experts,
+        config.reduce_dimension,
+        config.cosine_head,
+        config.scale,
+        config.share_stage3,
+        config.activation,
+    )
+
+
+def prepare(network: NetworkT, config: StartConfig) -> NetworkT:
+    """Return the network with the weights it is to start from and the frozen parts frozen.
+
+    Raises:
+        LongTailError: if the weights cannot be read or do not fit, or a part to freeze does not exist.
+    """
+    if config.weights:
+        load_pretrained(network, Path(config.weights))
+    freeze(network, config.frozen)
+    return network

@@ -10,13 +10,18 @@ from functools import partial
 
 from torch import nn
 
-from lt_pipeline.models.blocks import BasicBlock, Stage, ZeroPadShortcut
+from lt_pipeline.models.blocks import Activation, BasicBlock, Gate, Stage, ZeroPadShortcut, relu
 from lt_pipeline.models.experts import Expert, MultiExpert
-from lt_pipeline.models.heads import build_head
+from lt_pipeline.models.heads import Head, head_factory
 
 FULL_WIDTHS = (16, 32, 64)
 REDUCED_WIDTHS = (16, 24, 48)
 """Three quarters of the width in the stages that every expert has for itself."""
+
+
+def small_stem(width: int, activation: Activation = relu) -> nn.Sequential:
+    """Return the 3x3 stem that keeps the size of the image."""
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, width, 3, 1, 1, bias=False), bn=nn.BatchNorm2d(width), act=activation()))
 
 
 def resnet_cifar(
@@ -26,6 +31,9 @@ def resnet_cifar(
     widths: Sequence[int] = FULL_WIDTHS,
     cosine_head: bool = True,
     scale: float = 30.0,
+    activation: Activation = relu,
+    gate: Gate | None = None,
+    head: Head | None = None,
 ) -> MultiExpert:
     """Return a CIFAR ResNet with ``num_experts`` branches; the default is ResNet-32.
 
@@ -36,20 +44,18 @@ def resnet_cifar(
         widths: channels of the three stages; each step must be even.
         cosine_head: cosine classifier instead of a linear one.
         scale: of the cosine classifier.
+        activation: of every hidden site.
+        gate: of every block.
+        head: another classifier than the cosine and linear ones.
     """
-    block = partial(BasicBlock, shortcut_kind=ZeroPadShortcut)
-    stem = nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(3, widths[0], 3, 1, 1, bias=False),
-            bn=nn.BatchNorm2d(widths[0]),
-            relu=nn.ReLU(inplace=True),
-        )
-    )
-    trunk = {"stem": stem, "stage1": Stage(block, widths[0], widths[0], blocks[0], stride=1)}
+    block = partial(BasicBlock, shortcut_kind=ZeroPadShortcut, activation=activation, gate=gate)
+    trunk = {"stem": small_stem(widths[0], activation), "stage1": Stage(block, widths[0], widths[0], blocks[0], stride=1)}
+
+    make_head = head or head_factory(cosine_head, scale)
 
     def expert() -> Expert:
         stages = {f"stage{i + 1}": Stage(block, widths[i - 1], widths[i], blocks[i], stride=2) for i in (1, 2)}
-        return Expert(stages, build_head(widths[2], num_classes, cosine_head, scale))
+        return Expert(stages, make_head(widths[2], num_classes))
 
     model = MultiExpert(trunk, [expert() for _ in range(num_experts)], feature_dim=widths[2], num_classes=num_classes)
     return model.apply(initialise)

@@ -10,13 +10,25 @@ from functools import partial
 
 from torch import nn
 
-from lt_pipeline.models.blocks import BasicBlock, BlockFactory, Bottleneck, ProjectionShortcut, Stage
+from lt_pipeline.models.blocks import Activation, BasicBlock, BlockFactory, Bottleneck, Gate, ProjectionShortcut, Stage, relu
 from lt_pipeline.models.experts import Expert, MultiExpert
-from lt_pipeline.models.heads import build_head
+from lt_pipeline.models.heads import Head, head_factory
 
 FULL_PLANES = (64, 128, 256, 512)
 REDUCED_PLANES = (64, 128, 192, 384)
 """Three quarters of the width in the last two stages."""
+
+
+def large_stem(activation: Activation = relu) -> nn.Sequential:
+    """Return the 7x7 stem with max-pooling: 64 channels, a quarter of the side."""
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            bn=nn.BatchNorm2d(64),
+            act=activation(),
+            pool=nn.MaxPool2d(3, 2, 1),
+        )
+    )
 
 
 def resnet_imagenet(
@@ -30,6 +42,9 @@ def resnet_imagenet(
     cosine_head: bool = True,
     scale: float = 30.0,
     share_stage3: bool = False,
+    activation: Activation = relu,
+    gate: Gate | None = None,
+    head: Head | None = None,
 ) -> MultiExpert:
     """Return an ImageNet-style ResNet with ``num_experts`` branches; the default is ResNet-50.
 
@@ -44,19 +59,14 @@ def resnet_imagenet(
         cosine_head: cosine classifier instead of a linear one.
         scale: of the cosine classifier.
         share_stage3: only stage 4 and the classifier belong to an expert.
+        activation: of every hidden site.
+        gate: of every block.
+        head: another classifier than the cosine and linear ones.
     """
     block: BlockFactory = (
-        partial(Bottleneck, groups=groups, width_per_group=width_per_group)
+        partial(Bottleneck, groups=groups, width_per_group=width_per_group, activation=activation, gate=gate)
         if bottleneck
-        else partial(BasicBlock, shortcut_kind=ProjectionShortcut)
-    )
-    stem = nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(3, 64, 7, 2, 3, bias=False),
-            bn=nn.BatchNorm2d(64),
-            relu=nn.ReLU(inplace=True),
-            pool=nn.MaxPool2d(3, 2, 1),
-        )
+        else partial(BasicBlock, shortcut_kind=ProjectionShortcut, activation=activation, gate=gate)
     )
     expansion = Bottleneck.expansion if bottleneck else 1
     inputs = (64, *(expansion * width for width in planes[:3]))
@@ -68,12 +78,13 @@ def resnet_imagenet(
         }
 
     shared, features = 3 if share_stage3 else 2, expansion * planes[3]
-    trunk = {"stem": stem, **stages(1, shared)}
-    experts = [Expert(stages(shared + 1, 4), build_head(features, num_classes, cosine_head, scale)) for _ in range(num_experts)]
-    return MultiExpert(trunk, experts, feature_dim=features, num_classes=num_classes).apply(_initialise)
+    make_head = head or head_factory(cosine_head, scale)
+    trunk = {"stem": large_stem(activation), **stages(1, shared)}
+    experts = [Expert(stages(shared + 1, 4), make_head(features, num_classes)) for _ in range(num_experts)]
+    return MultiExpert(trunk, experts, feature_dim=features, num_classes=num_classes).apply(initialise)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Normal(0, sqrt(2 / (kh kw out))) for convolutions; batch norm and linear layers keep the framework's values."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -106,9 +106,9 @@ def train_stage(
         return finished, pd.DataFrame(finished.record["history"])
 
     longest = max(getattr(typed, name).epochs for name in described.stages)
-    for name in type(typed).model_fields:
-        if name == stage or (name not in described.stages and config.epochs == longest):
-            warn_beyond_the_end(getattr(typed, name), config.epochs, f"{method}.{name}")
+    for name, block in typed:
+        if isinstance(block, Config) and (name == stage or (name not in described.stages and config.epochs == longest)):
+            warn_beyond_the_end(block, config.epochs, f"{method}.{name}")
     result = train(
         Job(
             name=f"{method}.{stage}",

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from lt_pipeline.training.config import TrainerConfig
 from lt_pipeline.training.feed import evaluation_batches
 
 logger = logging.getLogger(__name__)
+WORTH_COMPILING = 2000
+"""Steps from which the time that compilation saves is well above what it costs."""
 _KEPT = ("logits", "expert_logits", "router_scores", "experts_used")
 
 
@@ -40,6 +43,24 @@ def memory_format(device: torch.device, trainer: TrainerConfig) -> torch.memory_
     if wanted is None:
         wanted = device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
     return torch.channels_last if wanted else torch.contiguous_format
+
+
+def wants_compilation(trainer: TrainerConfig, device: torch.device, steps: int) -> bool:
+    """Return whether a stage of ``steps`` steps compiles its network: as asked for, or where it pays and works; see ``trainer.compile``."""
+    if trainer.compile is not None:
+        return trainer.compile
+    return device.type == "cpu" and trainer.processes * trainer.nodes == 1 and steps >= WORTH_COMPILING and _compiler_works()
+
+
+@cache
+def _compiler_works() -> bool:
+    try:
+        torch.compile(torch.sin)(torch.ones(2))
+    except Exception as error:  # whatever a missing compiler or header leads to
+        logger.info("Training without compilation: %s.", str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return False
+    logger.info("The network is compiled first, which takes a minute or two; trainer.compile=false starts at once.")
+    return True
 
 
 def warn_if_slow(device: torch.device, precision: str) -> None:

@@ -25,7 +25,7 @@ from lt_pipeline.training.clock import Clock
 from lt_pipeline.training.config import StageConfig, TrainerConfig
 from lt_pipeline.training.distributed import highest, rank, run_ranks, summed, world_size
 from lt_pipeline.training.feed import Chunk, Feed, build_feed
-from lt_pipeline.training.inference import autocast, choose_device, memory_format, run_model, warn_if_slow
+from lt_pipeline.training.inference import autocast, choose_device, memory_format, run_model, wants_compilation, warn_if_slow
 from lt_pipeline.training.optim import build_optimizer
 from lt_pipeline.training.randomness import derive_seed
 from lt_pipeline.training.samplers import build_sampler
@@ -162,9 +162,7 @@ class _Run:
         self.layout = memory_format(self.device, job.trainer)
         self.task = job.build().to(self.device).to(memory_format=self.layout)
         self.task.train()
-        if job.trainer.compile:
-            self.task.model.compile(dynamic=False)  # an epoch has two batch sizes; each gets a graph of its own
-        self.optimizer = build_optimizer(self.stage.optimizer, self.task.parameters())
+        self.optimizer = build_optimizer(self.stage.optimizer, self.task.named_parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=job.trainer.precision == "fp16")
         self.average = (
             AveragedModel(self.task.model, multi_avg_fn=get_ema_multi_avg_fn(self.stage.ema_decay), use_buffers=True)
@@ -174,6 +172,8 @@ class _Run:
         self.sampler = build_sampler(self.stage.sampler, job.train.labels, job.num_classes, derive_seed(job.seed, job.name, "sampler"))
         self.sampler_state = self.sampler.state()
         self.steps_per_epoch = math.ceil(self.sampler.length / self.stage.batch_size)
+        if wants_compilation(job.trainer, self.device, self.stage.epochs * self.steps_per_epoch):
+            self.task.model.compile(dynamic=False)  # an epoch has two batch sizes; each gets a graph of its own
         self.step = 0
         self.epoch = _Epoch()
         self.history: list[dict[str, float]] = []
@@ -232,7 +232,8 @@ class _Run:
     def _plan(self, order: np.ndarray, first_step: int) -> list[list[tuple[Chunk, float]]]:
         """Return this rank's chunks for each step left of the epoch, each with its share of the step's gradient.
 
-        A global batch is cut into accumulate x world parts; each rank takes every world-th part. Shares over all ranks add up to 1.
+        A global batch is dealt to accumulate x world parts, so that copies of one image in a row go to different ones; each rank takes every
+        world-th part. Shares over all ranks add up to 1.
         """
         job, batch, parts = self.job, self.stage.batch_size, self.stage.accumulate * world_size()
         plan = []
@@ -240,7 +241,7 @@ class _Run:
             step = self._clock().epoch * self.steps_per_epoch + start // batch
             whole = order[start : start + batch]
             # a last batch with fewer images than parts goes whole to every part: the same mean gradient, and no rank stands idle
-            pieces = np.array_split(whole, parts) if len(whole) >= parts else [whole] * parts
+            pieces = [whole[part::parts] for part in range(parts)] if len(whole) >= parts else [whole] * parts
             images = sum(map(len, pieces))
             plan.append(
                 [
@@ -253,7 +254,7 @@ class _Run:
     def _optimize(self, forward: nn.Module, batches: Iterable[tuple[Batch, float]], size: int, clock: Clock, lr: float) -> None:
         """Take one optimizer step over ``size`` images; each batch comes with its share of the gradient."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
         torch.manual_seed(derive_seed(self.job.seed, self.job.name, "step", clock.step, rank()))
         for number, (batch, share) in enumerate(batches, start=1):
             with self._gradient_sync(forward, last=number == self.stage.accumulate):

@@ -4,6 +4,7 @@ import random
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.training.config import SamplerConfig
@@ -44,20 +45,32 @@ class Uniform:
         """Restore nothing."""
 
 
-class Repeated(Uniform):
-    """Repeated augmentation (Hoffer et al., CVPR 2020; as in DeiT): each drawn image stands ``repeats`` times in a row.
+class Repeated:
+    """Repeated augmentation (Hoffer et al., CVPR 2020) by the rule of DeiT and APA: each drawn image stands ``repeats`` times in a row.
 
-    An epoch stays one data set long, so it sees a ``1 / repeats`` share of the images. Ranks take every world-th element and therefore
-    see differently augmented copies of the same image.
+    An epoch has ``N // 256 * 256`` draws (N of a set with fewer than 256 images) and so sees about a ``1 / repeats`` share of the images. Ranks
+    take every world-th element and therefore see differently augmented copies of the same image.
     """
 
     def __init__(self, size: int, repeats: int, seed: int) -> None:
-        super().__init__(size, seed)
-        self._repeats = repeats
+        self.length, self._size, self._repeats, self._seed = size // 256 * 256 or size, size, repeats, seed
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the first ``length`` elements of the permutation with each element repeated."""
-        return np.repeat(super().order(epoch), self._repeats)[: self.length]
+        """Return the first ``length`` elements of the permutation of ``epoch`` with each element repeated."""
+        return repeated_order(self._size, self._repeats, self._seed + epoch)[: self.length]
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: the order is a function of the epoch."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restore nothing."""
+
+
+def repeated_order(size: int, repeats: int, seed: int) -> np.ndarray:
+    """Return PyTorch's permutation of ``size`` elements under ``seed`` with each element ``repeats`` times in a row."""
+    order: np.ndarray = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).numpy()
+    return np.repeat(order, repeats)
 
 
 class ClassBalanced:

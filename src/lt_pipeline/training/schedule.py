@@ -17,9 +17,15 @@ def multistep_warmup(epoch: int, base_lr: float, milestones: Sequence[int], gamm
     return rate * (1 + epoch) / warmup_epochs if epoch < warmup_epochs else rate
 
 
-def cosine(epoch: int, base_lr: float, t_max: int, eta_min: float = 0.0) -> float:
-    """Return the learning rate of ``epoch`` (0-based) on half a cosine from ``base_lr`` to ``eta_min`` over ``t_max`` epochs (SGDR, eq. 5)."""
-    return eta_min + (base_lr - eta_min) * (1 + math.cos(math.pi * epoch / t_max)) / 2
+def cosine(epoch: int, base_lr: float, t_max: int, eta_min: float = 0.0, warmup_epochs: int = 0, warmup_start: float = 0.0) -> float:
+    """Return the learning rate of ``epoch`` (0-based) on half a cosine from ``base_lr`` to ``eta_min`` (SGDR, eq. 5).
+
+    The cosine spans the ``t_max - warmup_epochs`` epochs after a warm-up that rises in a straight line from ``warmup_start`` in epoch 0 to
+    ``base_lr`` in epoch ``warmup_epochs``. Past ``t_max`` it rises again.
+    """
+    if epoch < warmup_epochs:
+        return warmup_start + (base_lr - warmup_start) * epoch / warmup_epochs
+    return eta_min + (base_lr - eta_min) * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max(t_max - warmup_epochs, 1))) / 2
 
 
 def learning_rate(schedule: Schedule, base_lr: float, clock: Clock) -> float:
@@ -28,4 +34,4 @@ def learning_rate(schedule: Schedule, base_lr: float, clock: Clock) -> float:
         case MultistepSchedule():
             return multistep_warmup(clock.epoch, base_lr, schedule.milestones, schedule.gamma, schedule.warmup_epochs)
         case CosineSchedule():
-            return cosine(clock.epoch, base_lr, clock.epochs, schedule.final_lr)
+            return cosine(clock.epoch, base_lr, clock.epochs, schedule.final_lr, schedule.warmup_epochs, schedule.warmup_start)

@@ -5,42 +5,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lt_pipeline.losses.classification import cross_entropy, focal_loss, log_prior, logit_adjusted_cross_entropy, post_hoc_adjustment
+from lt_pipeline.losses.classification import cross_entropy, focal_loss, log_prior, logit_adjusted_cross_entropy
 from lt_pipeline.losses.margins import LdamDrw
 from lt_pipeline.methods.baseline.config import Baseline
 from lt_pipeline.methods.facts import DataFacts
-from lt_pipeline.models.experts import MultiExpert
-from lt_pipeline.models.registry import build_experts
+from lt_pipeline.models.posthoc import PostHocAdjusted
+from lt_pipeline.models.registry import experts_network, prepare
 from lt_pipeline.training.checkpoint import Checkpoint
 from lt_pipeline.training.clock import Clock
 from lt_pipeline.training.task import Batch, Task
-
-
-class PostHocAdjusted(nn.Module):
-    """A network whose logits lose ``tau`` log prior outside training (Menon et al., ICLR 2021, section 4.1)."""
-
-    prior: Tensor
-
-    def __init__(self, network: MultiExpert, prior: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("prior", prior, persistent=False)
-
-    def trunk(self, images: Tensor) -> Tensor:
-        """Return the shared feature map of the network."""
-        return self.network.trunk(images)
-
-    @property
-    def experts(self) -> tuple[nn.Module, ...]:
-        """The branches of the network."""
-        return self.network.experts
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the network's output, with adjusted ``logits`` in evaluation mode."""
-        outputs: dict[str, Tensor] = self.network(images)
-        if self.training:
-            return outputs
-        return {"logits": post_hoc_adjustment(outputs["logits"], self.prior)}
 
 
 class ClassifierTask(Task):
@@ -75,14 +48,11 @@ class ClassifierTask(Task):
 
 def build_network(settings: Baseline, stage: str, facts: DataFacts) -> nn.Module:
     """Return the untrained network."""
-    model = settings.model
-    network = build_experts(
-        model.backbone, facts.num_classes, model.experts, model.reduce_dimension, model.cosine_head, model.scale, model.share_stage3
-    )
+    network = experts_network(settings.model, facts.num_classes)
     if settings.loss.kind != "logit_adjustment":
         return network
-    total = sum(facts.train_counts)
-    return PostHocAdjusted(network, settings.loss.tau * torch.tensor(facts.train_counts, dtype=torch.float64).div(total).log().float())
+    shares = torch.tensor(facts.train_counts, dtype=torch.float64) / sum(facts.train_counts)
+    return PostHocAdjusted(network, -settings.loss.tau * shares.log().float())
 
 
 def build_task(settings: Baseline, stage: str, facts: DataFacts, previous: Mapping[str, Checkpoint]) -> Task:
@@ -91,4 +61,6 @@ def build_task(settings: Baseline, stage: str, facts: DataFacts, previous: Mappi
     Raises:
         LongTailError: if a class has no training image.
     """
-    return ClassifierTask(build_network(settings, stage, facts), settings, facts)
+    network = build_network(settings, stage, facts)
+    prepare(network.network if isinstance(network, PostHocAdjusted) else network, settings.model)
+    return ClassifierTask(network, settings, facts)

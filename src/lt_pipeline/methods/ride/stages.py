@@ -9,9 +9,8 @@ from lt_pipeline.losses.distillation import DistilledRideLoss
 from lt_pipeline.losses.diversity import RideLoss
 from lt_pipeline.methods.facts import DataFacts
 from lt_pipeline.methods.ride.config import DistillationConfig, Ride, RideDistilled
-from lt_pipeline.models.config import ExpertsConfig
 from lt_pipeline.models.experts import MultiExpert
-from lt_pipeline.models.registry import build_experts, build_router
+from lt_pipeline.models.registry import build_router, experts_network, prepare
 from lt_pipeline.models.router import RoutedExperts, routing_loss, routing_targets
 from lt_pipeline.training.checkpoint import Checkpoint, load_into
 from lt_pipeline.training.clock import Clock
@@ -23,7 +22,7 @@ def build_network(settings: Ride, stage: str, facts: DataFacts) -> nn.Module:
     model = settings.model
     if stage == "teacher" and isinstance(settings, RideDistilled):
         model = model.model_copy(update={"experts": settings.distillation.teacher_experts})
-    experts = _experts(model, facts)
+    experts = experts_network(model, facts.num_classes)
     if stage != "router":
         return experts
     router = settings.router
@@ -41,6 +40,7 @@ def build_task(settings: Ride, stage: str, facts: DataFacts, previous: Mapping[s
         load_into(network.experts, previous["experts"].state, "The experts' checkpoint")
         return RouterTask(network, settings.router.positive_weight)
     assert isinstance(network, MultiExpert)
+    prepare(network, settings.model)
     loss = RideLoss(
         facts.train_counts,
         max_margin=settings.loss.max_margin,
@@ -107,9 +107,3 @@ class RouterTask(Task):
         outputs = self.model(batch.views[0])
         targets = routing_targets(outputs["expert_logits"], batch.labels)
         return {"routing": routing_loss(outputs["router_scores"], targets, self.positive_weight)}
-
-
-def _experts(model: ExpertsConfig, facts: DataFacts) -> MultiExpert:
-    return build_experts(
-        model.backbone, facts.num_classes, model.experts, model.reduce_dimension, model.cosine_head, model.scale, model.share_stage3
-    )

@@ -1,0 +1,1 @@
+"""MDCS (Zhao et al., ICCV 2023): more diverse experts with consistency self-distillation."""

@@ -1,0 +1,10 @@
+"""MDCS: diverse experts with consistency self-distillation."""
+
+from kedro.pipeline import Pipeline
+
+from lt_pipeline.pipelines.classification import classification
+
+
+def create_pipeline(**_: object) -> Pipeline:
+    """Return the pipeline from source to report."""
+    return classification("mdcs")
