@@ -4,31 +4,42 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
+from lt_pipeline.methods import METHODS
 from lt_pipeline.training.checkpoint import load_checkpoint
 from tests.e2e.conftest import Project
 
-SHORT = "trainer.epochs_scale=0.15"
+SHORT = {name: f"trainer.epochs_scale={scale}" for name, scale in (("ride", 0.15), ("shike", 0.15), ("mdcs", 0.05), ("apa", 0.05))}
 
 
-def test_kill_9_and_the_same_command_again_end_in_the_same_bits(project: Project) -> None:
-    command = ["run", "--pipeline=ride"]
-    whole = f"--params={SHORT},trainer.save_seconds=0,run=whole"
-    project.kedro(*command, whole)
-    cut = f"--params={SHORT},trainer.save_seconds=0,run=cut"
+@pytest.mark.parametrize(("method", "stages"), [(name, list(METHODS[name].stages)) for name in ("ride", "shike", "mdcs", "apa")])
+def test_kill_9_and_the_same_command_again_end_in_the_same_bits(project: Project, method: str, stages: list[str]) -> None:
+    command = ["run", f"--pipeline={method}"]
+    whole = f"--params={SHORT[method]},trainer.save_seconds=0,run=whole"
+    output = project.kedro(*command, whole)
+    assert "Warning" not in output
+    assert f"Report: {project.reporting(method, 'seed0-whole') / 'report.html'}" in output
+    cut = f"--params={SHORT[method]},trainer.save_seconds=0,run=cut"
     process = project.start(*command, cut)
-    state = project.model("ride", "experts", "seed0-cut").with_name("experts.training") / "state.safetensors"
+    state = project.model(method, stages[0], "seed0-cut").with_name(f"{stages[0]}.training") / "state.safetensors"
     _wait_for(state)
     time.sleep(0.7)
     process.kill()
     process.wait()
     assert state.exists()
     assert "continues at step" in project.kedro(*command, cut)
-    for stage in ("experts", "router"):
-        first, second = (load_checkpoint(project.model("ride", stage, run)) for run in ("seed0-whole", "seed0-cut"))
+    for stage in stages:
+        first, second = (load_checkpoint(project.model(method, stage, run)) for run in ("seed0-whole", "seed0-cut"))
         assert first.digest == second.digest
         assert first.record["history"] == second.record["history"]
-    metrics = [(project.reporting("ride", run) / "metrics.json").read_bytes() for run in ("seed0-whole", "seed0-cut")]
+    metrics = [(project.reporting(method, run) / "metrics.json").read_bytes() for run in ("seed0-whole", "seed0-cut")]
     assert metrics[0] == metrics[1]
+
+
+def test_a_later_stage_needs_the_checkpoint_of_the_one_before(project: Project) -> None:
+    output = project.kedro("run", "--pipeline=shike", "--nodes=shike.train_classifier", "--params=run=alone", code=1)
+    assert "No checkpoint at" in output and "representation" in output and "Traceback" not in output
 
 
 def test_sigterm_saves_and_exits_143(project: Project) -> None:

@@ -9,10 +9,14 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from lt_pipeline.augment.config import PadCropView
-from lt_pipeline.augment.policies import CIFAR_POLICY, apply_policy, grid, outside, remap, rotation_source
-from lt_pipeline.augment.signed_policy import signed_autoaugment
+from lt_pipeline.augment.operations import grid, outside, remap, rotation_source
+from lt_pipeline.augment.policies import CIFAR_POLICY, ONE_WAY, Variant, apply_policy
+from lt_pipeline.augment.signed_policy import SIGNED_VARIANT
 
 BLACK = (0, 0, 0)
+
+VARIANTS = {"autoaugment_cifar": ONE_WAY, "autoaugment_cifar_signed": SIGNED_VARIANT}
+"""Names of the policies a view may have."""
 
 
 def random_crop(images: Tensor, generator: Generator, padding: int = 4) -> Tensor:
@@ -30,13 +34,13 @@ def rotate(images: Tensor, generator: Generator, degrees: float) -> Tensor:
     return _move(images, None, None, _draw_angles(len(images), generator, degrees))
 
 
-def autoaugment(images: Tensor, generator: Generator) -> Tensor:
-    """Apply to each image one of the 25 sub-policies of ``CIFAR_POLICY``, drawn uniformly."""
+def autoaugment(images: Tensor, generator: Generator, variant: Variant = ONE_WAY) -> Tensor:
+    """Apply to each image one of the 25 sub-policies of ``CIFAR_POLICY``, drawn uniformly, as ``variant`` carries it out."""
     count = len(images)
     choice = torch.randint(len(CIFAR_POLICY), (count,), generator=generator)
     applied = torch.rand(count, 2, generator=generator, dtype=torch.float64) < _PROBABILITY[choice]
     sign = torch.randint(2, (count, 2), generator=generator) * 2 - 1
-    return apply_policy(images, choice, applied, sign)
+    return apply_policy(images, choice, applied, sign, variant)
 
 
 def cutout(images: Tensor, generator: Generator, length: int) -> Tensor:
@@ -85,10 +89,8 @@ class BatchedView:
         flips = _draw_flips(count, generator, view.flip) if view.flip else None
         angles = _draw_angles(count, generator, view.rotation) if view.rotation else None
         images = _move(images, offsets, flips, angles)
-        if view.policy == "autoaugment_cifar":
-            images = autoaugment(images, generator)
-        elif view.policy == "autoaugment_cifar_signed":
-            images = signed_autoaugment(images, generator)
+        if view.policy != "none":
+            images = autoaugment(images, generator, VARIANTS[view.policy])
         return cutout(images, generator, view.cutout) if view.cutout else images
 
 

@@ -1,12 +1,19 @@
 """Parameters of the training views and of their test-time counterparts."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lt_pipeline.config import Config
 
 Positive = Annotated[float, Field(gt=0)]
+
+POLICIES = ("none", "autoaugment_imagenet", "randaugment")
+"""Policies of decoded images by name, apart from timm's configurations."""
+
+_TIMM_POLICY = re.compile(r"rand(-(n\d+|m\d+|mstd\d+(\.\d+)?|mmax\d+|p(0|1|0?\.\d+|1\.0+)|inc[01]|t(weights|3aw?)))+")
+"""timm passes over sections it does not know, a typing error would go unnoticed."""
 
 
 class PadCropView(Config):
@@ -21,8 +28,8 @@ class PadCropView(Config):
     rotation: float = Field(0.0, ge=0, le=180)
     """Largest rotation in degrees, either way; the angle is uniform, corners become black."""
     policy: Literal["none", "autoaugment_cifar", "autoaugment_cifar_signed"] = "none"
-    """AutoAugment's CIFAR-10 policy, applied after crop, flip and rotation: as SHIKE, MDCS and NCL have it (rotation one way only, grey borders),
-    or as torchvision has it and APA uses it (rotation either way, black borders, bilinear)."""
+    """AutoAugment's CIFAR-10 policy, applied after crop, flip and rotation: as SHIKE, MDCS and NCL have it (rotation one way only, grey
+    borders), or as torchvision has it and APA uses it (rotation either way, black borders, bilinear)."""
     cutout: int = Field(0, ge=0)
     """Side in pixels of the square that is blackened last; 0 turns it off."""
 
@@ -49,13 +56,25 @@ class ResizedCropView(Config):
         Annotated[float, Field(ge=0, le=0.5)],
     ] = (0.0, 0.0, 0.0, 0.0)
     """Strength of the change of brightness, contrast, saturation and hue; 0 leaves one alone."""
-    policy: str = Field("none", pattern=r"^(none|autoaugment_imagenet|randaugment|rand-[A-Za-z0-9.-]+)$")
-    """``none``, torchvision's ``autoaugment_imagenet`` or ``randaugment`` (2 operations of magnitude 9), or a configuration of timm's RandAugment
-    such as ``rand-n2-m10-mstd0.5``; applied after the colour jitter."""
+    policy: str = "none"
+    """``none``, torchvision's ``autoaugment_imagenet`` or ``randaugment`` (2 operations of magnitude 9), both bilinear, or a configuration
+    of timm's RandAugment such as ``rand-n2-m10-mstd0.5``, bilinear or bicubic at random; applied after the colour jitter."""
     erasing: float = Field(0.0, ge=0, le=1)
-    """Probability of erasing a random rectangle, last; it is filled with ImageNet's mean colour."""
+    """Probability of erasing a random rectangle, last. It shows (124, 116, 104), ImageNet's mean colour in whole grey levels, which
+    its normalisation takes to about 0 (APA erases after it, with 0): a view knows no mean, normalisation comes later on the device."""
     test_resize: int = Field(256, ge=1)
     """Length in pixels of the shorter side at test time, before the centre crop; at least ``size``."""
+
+    @field_validator("policy")
+    @classmethod
+    def _known(cls, policy: str) -> str:
+        if policy not in POLICIES and not _TIMM_POLICY.fullmatch(policy):
+            raise ValueError(
+                f"unknown policy '{policy}'; there are {', '.join(POLICIES)} and timm's 'rand-' followed by sections such as "
+                "n2 (operations), m10 (magnitude), mstd0.5 (its standard deviation), mmax10, p0.5, inc1 or tweights, "
+                "for example rand-n2-m10-mstd0.5"
+            )
+        return policy
 
     @model_validator(mode="after")
     def _ordered(self) -> "ResizedCropView":

@@ -1,21 +1,12 @@
 """Views of one decoded image, for worker processes: everything a call draws comes from its seed, so workers do not matter."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from lt_pipeline.augment.config import ResizedCropView
-from lt_pipeline.errors import LongTailError
-
-MEAN_COLOUR = (124, 116, 104)
-"""ImageNet's, in grey levels."""
+from lt_pipeline.augment.randaugment import MEAN_COLOUR, RandAugment, seeded
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
@@ -36,12 +27,13 @@ class DecodedView:
             steps.append(v2.ColorJitter(*view.color_jitter))
         steps += _policy(view.policy)
         if view.erasing:
+            # Official APA erases after normalisation with 0. Views are normalised later, so the hole gets the colour that becomes about 0.
             steps.append(v2.RandomErasing(view.erasing, value=MEAN_COLOUR))
         self._transform = v2.Compose(steps)
 
     def __call__(self, image: np.ndarray, seed: int) -> Tensor:
         """Return a view, uint8 [3, size, size], of an RGB image, uint8 [H, W, 3]; equal seeds give equal views."""
-        with _seeded(seed):
+        with seeded(seed):
             return self._transform(_to_tensor(image)).contiguous()
 
 
@@ -56,49 +48,8 @@ def _policy(name: str) -> list[torch.nn.Module]:
     if name == "autoaugment_imagenet":
         return [v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, InterpolationMode.BILINEAR)]
     if name == "randaugment":
-        return [v2.RandAugment(interpolation=InterpolationMode.BILINEAR)]
-    return [v2.ToPILImage(), v2.Lambda(_TimmPolicy(name)), v2.PILToTensor()]
-
-
-class _TimmPolicy:
-    """timm's RandAugment, made when it is first called: worker processes receive its name."""
-
-    def __init__(self, name: str) -> None:
-        self._name, self._made = name, None
-        self._make()
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return self._make()(image)
-
-    def _make(self) -> Any:
-        if self._made is None:
-            from timm.data.auto_augment import rand_augment_transform
-
-            try:
-                self._made = rand_augment_transform(self._name, {"img_mean": MEAN_COLOUR})
-            except (AssertionError, ValueError, KeyError) as error:
-                raise LongTailError(
-                    f"timm does not understand the policy '{self._name}' ({error}); an example is rand-n2-m10-mstd0.5."
-                ) from error
-        return self._made
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_name": self._name, "_made": None}
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Let every global generator start from ``seed``, and go on afterwards as if nothing had happened: timm draws from all of them."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - timm's generator
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+        return [v2.RandAugment(num_ops=2, magnitude=9, interpolation=InterpolationMode.BILINEAR)]
+    return [v2.ToPILImage(), v2.Lambda(RandAugment(name)), v2.PILToTensor()]
 
 
 class EvaluationView:

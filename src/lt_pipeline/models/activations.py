@@ -4,7 +4,7 @@
 published formula keeps four tensors of the input's size for the backward pass; this one keeps the input and computes the rest again, in float32
 or better whatever the input's type.
 
-One definition of the maths (``_value``, ``_slopes``) serves three forms. On a CPU it runs tile by tile, so that intermediate results stay in the
+One definition of the maths (``_value``, ``_slopes``) serves each form. On a CPU it runs tile by tile, so that intermediate results stay in the
 cache, or, for large inputs, compiled by inductor into one pass over memory. Inside ``torch.compile`` it is traced over the whole tensor. On CUDA a
 Triton kernel (``activations_cuda``) repeats it.
 """
@@ -31,11 +31,11 @@ RELU_EPS = 1e-8
 ROW = 4096
 """Elements summed in float32 before float64 takes over (scalar parameters, CPU)."""
 TILE = 1 << 16
-"""Elements worked on at a time by the eager form: times the threads; larger ones leave the cache."""
+"""Elements a thread of what the eager form works on at a time: smaller tiles cost calls, larger ones leave the cache."""
 PIECE = 1 << 18
 """Elements worked on at a time by the compiled form: one shape, compiled once whatever the shapes of the inputs."""
-COMPILE_FROM = 1 << 22
-"""Elements from which on a CPU the compiled form is used by default: its 10 to 20 seconds of compilation come once a process."""
+COMPILE_FROM = 1 << 21
+"""Elements from which on a CPU the compiled form is used by default: some 10 seconds of compilation come once a process and type."""
 
 ARTANH_64 = tuple(2 / (2 * n + 3) for n in range(16))
 """Coefficients in s of (2 artanh(t) / t - 2) / s, s = t^2 <= 1/9: the Taylor series, to 1e-17."""

@@ -1,6 +1,6 @@
 # Triton's types are not Python's.
 # ruff: noqa: ANN001, ANN202
-# mypy: disable-error-code="no-untyped-def, import-untyped, import-not-found"
+# mypy: disable-error-code="no-untyped-def"
 """The adaptive parametric activation as two Triton kernels: one pass over memory forward, one backward with a two-stage reduction.
 
 The maths is that of ``activations._slopes``, in float32; parameters are read on the device, and nothing waits for it. The interpreter of Triton runs

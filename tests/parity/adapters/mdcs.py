@@ -1,15 +1,12 @@
 """MDCS."""
 
 from typing import Any
-from unittest import mock
 
-import numpy as np
 import torch
-from PIL import Image
-from timm.data import auto_augment
 from torch import Tensor
 
 from lt_pipeline.augment.policies import MAGNITUDES, apply_operation, apply_policy
+from lt_pipeline.augment.randaugment import randaugment_operation
 from lt_pipeline.losses.self_distillation import adjusted_logits, consistency_loss, consistency_weight, diversity_loss, expert_priors
 from lt_pipeline.methods.mdcs.config import ConsistencyConfig
 from lt_pipeline.methods.mdcs.stages import ConsistencyTask
@@ -124,18 +121,10 @@ def autoaug_apply(params: Params, tensors: Tensors) -> dict[str, Tensor]:
     return picture(apply_policy(planes(tensors["in.image"]), torch.tensor([params["row"]]), applied, sign))
 
 
-def randaug_op(params: Params, tensors: Tensors) -> dict[str, Any]:
-    """Our policy is timm's; its operation under the fixture's draws."""
-    resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[params["resample"]]
-    operation = auto_augment.AugmentOp(
-        params["op"].removesuffix("Tpu"),
-        prob=1.0,
-        magnitude=params["level"],
-        hparams={"img_mean": tuple(params["fill"]), "interpolation": resample},
-    )
-    with mock.patch("random.random", return_value=1.0 if params["negate"] else 0.0):  # timm negates above one half
-        image = operation(Image.fromarray(tensors["in.image"].numpy()))
-    return {"image": torch.from_numpy(np.array(image))}
+def randaug_op(params: Params, tensors: Tensors) -> dict[str, Tensor]:
+    name = params["op"].removesuffix("Tpu")  # timm's Posterize is the fixtures' PosterizeTpu
+    image = randaugment_operation(tensors["in.image"], name, params["level"], params["negate"], params["resample"], params["fill"])
+    return {"image": image}
 
 
 def places_class_map(params: Params, tensors: Tensors) -> dict[str, Any]:
