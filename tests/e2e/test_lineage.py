@@ -28,6 +28,14 @@ def test_listing_pipelines_imports_no_torch() -> None:
     assert "ride_distilled" in result.stdout
 
 
+def test_training_on_small_images_imports_no_torchvision() -> None:
+    code = (
+        "import sys, lt_pipeline.training.loop, lt_pipeline.methods.ride.stages, lt_pipeline.methods.shike.stages, lt_pipeline.methods.mdcs.stages; "
+        "assert 'torchvision' not in sys.modules, 'five seconds of imports'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_every_dataset_has_a_place_of_its_own() -> None:
     from kedro.inspection import get_project_snapshot
 

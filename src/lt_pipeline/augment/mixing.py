@@ -5,7 +5,6 @@ of a cut image weighs the area that was actually kept. They draw from PyTorch's 
 """
 
 from torch import Tensor
-from torchvision.transforms import v2
 
 
 class Mixing:
@@ -18,9 +17,12 @@ class Mixing:
     """
 
     def __init__(self, num_classes: int, mixup: float = 0.0, cutmix: float = 0.0) -> None:
-        kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-        transforms = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
-        self._transform = v2.RandomChoice(transforms) if transforms else None
+        self._transform = None
+        if mixup or cutmix:
+            from torchvision.transforms import v2  # takes seconds to import
+
+            kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+            self._transform = v2.RandomChoice([kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha])
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return mixed images [B, 3, H, W] and distributions over classes [B, C], or images and labels [B] as they are without any mixing."""

@@ -57,17 +57,19 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
     for label, prefix in result_rows(metrics):
         numbers = [_number(metrics.get(prefix + key), 100, 1) for key in percent]
         numbers += [_number(metrics.get(prefix + key), 1, 3) for key in _PLAIN] + [_number(metrics.get(prefix + "ece"), 100, 1)]
-        table.add_row(Text(label), *numbers, end_section=prefix == "" or prefix == "ensemble/")
+        table.add_row(Text(label), *numbers, end_section=not prefix.startswith("expert_"))
     return table
 
 
 def result_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rows of a result table as (label, key prefix): the answer, other selections, the ensemble, each expert."""
+    """Rows of a result table as (label, key prefix): the answer, other selections, the ensemble if a router may stop before, each expert."""
     rows = [(str(metrics.get("protocol") or "result"), "")]
     rows += [(label, f"{label}/") for label in metrics.get("selections", [])[1:]]
     if "ensemble/accuracy/all" in metrics:
         experts = int(metrics["experts"])
-        rows += [(f"mean of {experts} experts", "ensemble/")] + [(f"expert {index + 1}", f"expert_{index}/") for index in range(experts)]
+        if "router/mean_experts" in metrics:  # without a router the mean of all is the answer itself
+            rows.append((f"mean of {experts} experts", "ensemble/"))
+        rows += [(f"expert {index + 1}", f"expert_{index}/") for index in range(experts)]
     return rows
 
 

@@ -1,5 +1,6 @@
 """Configuration in which a catalog path can speak of parameters."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +44,24 @@ class ProjectConfigLoader(OmegaConfigLoader):
         if env is not None and env not in known:
             raise LongTailError(f"Unknown environment '{env}'; there are {', '.join(known)}.{nearest(env, known)}")
 
+    @cached_property
     def _parameters(self) -> Any:
+        """Read and checked once: every catalog path asks for them, and each reading takes a tenth of a second."""
         return check_parameters(self["parameters"])
 
     def _benchmark(self) -> BenchmarkConfig:
-        benchmark: BenchmarkConfig = self._parameters().benchmark
+        benchmark: BenchmarkConfig = self._parameters.benchmark
         return benchmark
 
     def _imbalance(self) -> str:
-        return imbalance_name(self._benchmark(), self._parameters().seed)
+        return imbalance_name(self._benchmark(), self._parameters.seed)
 
     def _run(self) -> str:
-        parameters = self._parameters()
+        parameters = self._parameters
         return f"seed{parameters.seed}" + (f"-{parameters.run}" if parameters.run else "")
 
     def _checkpoint(self) -> str:
-        predict = self._parameters().predict
+        predict = self._parameters.predict
         stage = METHODS[predict.method].final_stage
         default = f"data/06_models/{self._benchmark().name}/{self._imbalance()}/{predict.method}/{self._run()}/{stage}"
         return predict.checkpoint or default

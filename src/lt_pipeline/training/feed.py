@@ -6,6 +6,7 @@ arrive as uint8. Either way normalisation happens on the device, last.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,12 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from lt_pipeline.augment.batched import BatchedView
 from lt_pipeline.augment.config import PadCropView, ResizedCropView, View
-from lt_pipeline.augment.decoded import DecodedView, EvaluationView
 from lt_pipeline.data.images import PackedImages
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.training.randomness import derive_seed, generator
 from lt_pipeline.training.task import Batch
+
+if TYPE_CHECKING:
+    from lt_pipeline.augment.decoded import DecodedView, EvaluationView
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,10 @@ class DecodedFeed(Feed):
         self, images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, layout: torch.memory_format, workers: int
     ) -> None:
         super().__init__(images, normalise, device, layout)
+        from lt_pipeline.augment.decoded import (
+            DecodedView,
+        )  # brings torchvision, which takes seconds to import and small images do not need
+
         self._views_of_one = _Decoder(images, [DecodedView(view) for view in views if isinstance(view, ResizedCropView)])
         self._workers = workers
 
@@ -88,7 +95,7 @@ class DecodedFeed(Feed):
 
 
 class _Decoder(Dataset[tuple[Tensor, ...]]):
-    def __init__(self, images: ImageSet, views: Sequence[DecodedView]) -> None:
+    def __init__(self, images: ImageSet, views: "Sequence[DecodedView]") -> None:
         self._set, self._views = images, views
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -132,6 +139,8 @@ def evaluation_batches(
     normalise = normalise.to(device)
     source: Iterator[Tensor]
     if isinstance(view, ResizedCropView):
+        from lt_pipeline.augment.decoded import EvaluationView
+
         source = iter(DataLoader(_Evaluation(images, EvaluationView(view)), batch_size=batch_size, num_workers=workers))
     else:
         source = (batch.permute(0, 3, 1, 2) for batch in resident_pixels(images, device).split(batch_size))
@@ -140,7 +149,7 @@ def evaluation_batches(
 
 
 class _Evaluation(Dataset[Tensor]):
-    def __init__(self, images: ImageSet, view: EvaluationView) -> None:
+    def __init__(self, images: ImageSet, view: "EvaluationView") -> None:
         self._set, self._view = images, view
 
     def __len__(self) -> int:
