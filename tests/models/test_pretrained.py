@@ -6,7 +6,9 @@ from safetensors.torch import save_file
 from torchvision.models import resnet50
 
 from lt_pipeline.errors import LongTailError
+from lt_pipeline.models.adaptive import build_adaptive
 from lt_pipeline.models.depth_fusion import build_depth_fused
+from lt_pipeline.models.posthoc import PostHocAdjusted
 from lt_pipeline.models.pretrained import freeze, load_pretrained, torchvision_name
 from lt_pipeline.models.registry import build_experts
 
@@ -50,6 +52,15 @@ def test_narrower_networks_and_foreign_files_are_refused(published: Path, tmp_pa
     other.write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(LongTailError, match="only safetensors is read"):
         load_pretrained(build_experts("resnet50", 7, 1, False), other)
+
+
+def test_a_checkpoint_of_ours_gives_everything_but_the_classifier(tmp_path: Path) -> None:
+    trained = PostHocAdjusted(build_adaptive("resnet32", 9, blocks=(1, 1, 1)), torch.zeros(9))
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    fresh = build_adaptive("resnet32", 4, blocks=(1, 1, 1))
+    load_pretrained(fresh, tmp_path / "model.safetensors")
+    ours, theirs = dict(fresh.named_parameters()), dict(trained.network.named_parameters())
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours if ".classifier." not in name)
 
 
 def test_parts_are_frozen_by_name() -> None:

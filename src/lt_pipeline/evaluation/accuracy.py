@@ -118,9 +118,15 @@ def per_class_table(
 
 
 def top_k_accuracy(logits: NDArray[np.float32], targets: NDArray[np.int64], k: int = 5) -> float:
-    """Share of images whose class is among the min(k, C) highest logits; ties count against the model, so that constant logits earn nothing."""
+    """Return the share of images whose class is among the k highest logits; ties count against the model, so that constant logits earn nothing.
+
+    Raises:
+        LongTailError: if there are fewer than k classes.
+    """
+    if k > logits.shape[1]:
+        raise LongTailError(f"Top-{k} accuracy needs at least {k} classes; there are {logits.shape[1]}.")
     own = np.take_along_axis(logits, targets[:, None], axis=1)
-    return float(((logits >= own).sum(axis=1) <= min(k, logits.shape[1])).mean())
+    return float(((logits >= own).sum(axis=1) <= k).mean())
 
 
 def macro_f1(per_class: pd.DataFrame) -> float:

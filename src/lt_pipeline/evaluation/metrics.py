@@ -3,7 +3,7 @@
 Keys (fractions of 1, not percent; a shot group without classes is absent):
 
 * ``accuracy/all`` (pooled), ``accuracy/{many,medium,few}`` (mean of class recalls), each with ``.../ci_low`` and ``.../ci_high`` (95 %, test
-  images only), ``macro_accuracy``, ``macro_f1``, ``top5`` (k = min(5, C)), ``nll`` (nats), ``brier``, ``ece``, ``ece/{many,medium,few}``;
+  images only), ``macro_accuracy``, ``macro_f1``, ``top5`` (with more than 5 classes), ``nll`` (nats), ``brier``, ``ece``, ``ece/{many,medium,few}``;
 * ``expert_<i>/...`` and ``ensemble/...`` (mean of all experts): the same without intervals, where the model has experts;
 * ``router/mean_experts``, ``router/percent_<depth>``, ``macs/mean``, ``macs/depth_<depth>``, where known;
 * ``<label>/...``: further selections of the same run (chosen on validation, best on test), see :func:`evaluate_many`;
@@ -109,7 +109,7 @@ def _scores(p: Predictions, logits: NDArray[np.float32], groups: dict[str, NDArr
     scores |= {
         "macro_accuracy": float(table["accuracy"].mean()),
         "macro_f1": macro_f1(table),
-        "top5": top_k_accuracy(logits, p.labels),
+        **({"top5": top_k_accuracy(logits, p.labels)} if logits.shape[1] > 5 else {}),
         "nll": float(rows.nll.mean()),
         "brier": float(rows.brier.mean()),
         "ece": expected_calibration_error(reliability_bins(rows.confidence, correct)),

@@ -13,7 +13,7 @@ class StartConfig(Config):
     """What a network starts from."""
 
     weights: str | None = None
-    """Safetensors file with the weights of torchvision's network of the same name; null starts from random ones."""
+    """Safetensors file with the weights of torchvision's network of the same name, or of a checkpoint of ours; null starts from random ones."""
     frozen: tuple[str, ...] = ()
     """Parts that are not trained, such as ``stem`` and ``stage1``; running statistics in them still move."""
 

@@ -1,6 +1,7 @@
 """Weights that a residual network starts from.
 
-A file holds them under the names of torchvision's ResNets (timm's ``resnet*.tv_in1k`` have the same), as safetensors: nothing is unpickled.
+A safetensors file holds them, under the names of torchvision's ResNets (timm's ``resnet*.tv_in1k`` have the same) or as this project's own
+``model.safetensors``. Nothing is unpickled.
 """
 
 import re
@@ -15,21 +16,21 @@ from lt_pipeline.errors import LongTailError
 
 
 def load_pretrained(model: nn.Module, file: Path) -> None:
-    """Fill stem and stages of a residual network, every expert's copy of a stage alike; classifiers and whatever the file's network has not
-    keep their initial values.
+    """Fill a network but for its classifiers. From torchvision's weights every expert gets the same stages, and what residual networks there do
+    not have, such as gates and adaptive activations, keeps its initial values.
 
     Raises:
         LongTailError: if the file cannot be read, or a stage is missing in it or has another shape there.
     """
     try:
-        weights = load_file(file)
+        weights = {name.removeprefix("network."): tensor for name, tensor in load_file(file).items()}  # as post-hoc adjustment wraps it
     except (OSError, SafetensorError) as error:
         raise LongTailError(
             f"model.weights: cannot read {file} as safetensors ({error}). A .pth file is to be converted first: only safetensors is read."
         ) from error
     state = model.state_dict()
     for name, tensor in state.items():
-        theirs = torchvision_name(name)
+        theirs = name if name in weights and ".classifier." not in name else torchvision_name(name)
         if theirs is None or name.endswith("num_batches_tracked"):
             continue
         if theirs not in weights:

@@ -184,6 +184,8 @@ def evaluate_predictions(predictions: dict[str, Any]) -> tuple[dict[str, Any], p
     metrics, per_class = evaluate_many(
         {label: predictions[selection] for selection, label in PROTOCOLS.items() if selection in predictions}
     )
+    if "top5" not in metrics:
+        logger.info("Top-5 accuracy is left out: there are only %d classes.", len(per_class))
     Console(width=None if sys.stdout.isatty() else 110).print(terminal_table(metrics))
     return metrics, per_class
 
