@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.training.checkpoint import state_digest
-from lt_pipeline.training.config import OptimizerConfig, SamplerConfig
-from lt_pipeline.training.loop import Result, train
-from tests.training.toy import BALANCED, toy_images, toy_job
+from lt_pipeline.training.config import MultistepSchedule, OptimizerConfig, SamplerConfig
+from lt_pipeline.training.loop import Job, Result, train
+from lt_pipeline.training.state import Workspace
+from tests.training.toy import BALANCED, RecallTask, toy_images, toy_job
 
 
 def digest(result: Result) -> str:
@@ -47,8 +49,9 @@ def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path) -> None:
         {"sampler": BALANCED},
         {"sampler": SamplerConfig(kind="repeated"), "accumulate": 2},
         {"ema_decay": 0.9, "optimizer": OptimizerConfig(kind="adamw", lr=1e-2, clip_norm=1.0)},
+        {"accumulate": 2, "optimizer": OptimizerConfig(lr=0.05, sam_rho=0.1, sam_milestones=(1,), sam_rhos=(0.3,))},
     ],
-    ids=["uniform", "balanced", "repeated-accumulated", "adamw-average"],
+    ids=["uniform", "balanced", "repeated-accumulated", "adamw-average", "sharpness-aware"],
 )
 @pytest.mark.parametrize("step", [1, 6, 9])
 def test_an_interrupted_run_ends_in_the_same_bits(tmp_path: Path, precision: str, stage: dict[str, Any], step: int) -> None:
@@ -59,6 +62,38 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path: Path, precision: str
     resumed = train(toy_job(tmp_path / "cut", {"dropout": 0.2}, stage, trainer))
     assert digest(resumed) == digest(whole)
     assert resumed.history == whole.history
+
+
+@pytest.mark.parametrize("step", [0, 4, 9])
+def test_memory_is_filled_before_the_first_step_and_survives_a_kill(tmp_path: Path, step: int) -> None:
+    def job(folder: str, kill_step: int = -1) -> Job:
+        return dataclasses.replace(toy_job(tmp_path / folder), build=partial(RecallTask, kill_step))
+
+    whole = train(job("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train(job("cut", step))
+    resumed = train(job("cut"))
+    assert digest(resumed) == digest(whole)
+    assert resumed.history == whole.history
+    assert not any(name.startswith("memory") for name in whole.selections["last"])
+
+
+def test_the_epoch_with_the_lowest_score_is_kept_beside_the_last(tmp_path: Path) -> None:
+    steady = {"schedule": MultistepSchedule(milestones=(), warmup_epochs=0)}
+    job = dataclasses.replace(toy_job(tmp_path / "s", stage=steady), build=RecallTask)
+    result = train(job)
+    assert [row["score"] for row in result.history] == [1.0, 0.0, 1.0]
+    assert state_digest(result.selections["score"]) != digest(result)
+    shorter = dataclasses.replace(job, workspace=Workspace(tmp_path / "two"), stage=job.stage.model_copy(update={"epochs": 2}))
+    assert digest(train(shorter)) == state_digest(result.selections["score"])
+
+
+def test_the_last_incomplete_batch_can_be_left_out(tmp_path: Path) -> None:
+    result = train(toy_job(tmp_path / "s", stage={"sampler": SamplerConfig(drop_last=True)}))
+    assert result.timing["steps_per_epoch"] == 5
+    assert result.timing["images"] == 150
+    with pytest.raises(LongTailError, match="53 images an epoch, less than one batch of 60"):
+        train(toy_job(tmp_path / "t", stage={"batch_size": 60, "sampler": SamplerConfig(drop_last=True)}))
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:

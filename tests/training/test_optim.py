@@ -43,3 +43,16 @@ def test_a_group_that_matches_nothing_is_refused(groups_: list[dict[str, str]], 
 def test_a_frozen_network_cannot_be_trained() -> None:
     with pytest.raises(LongTailError, match="frozen"):
         groups({}, Shaped().requires_grad_(False))
+
+
+def test_recipes_of_transformers_spare_vectors_from_decay() -> None:
+    head, shapes, vectors, rest = groups(
+        {"weight_decay": 0.1, "decay_vectors": False, "groups": [{"match": "classifier", "lr_factor": 2.0}]}
+    )
+    assert [len(group["params"]) for group in (head, shapes, vectors, rest)] == [2, 2, 1, 1]
+    assert [group["weight_decay"] for group in (head, shapes, vectors, rest)] == [0.1, 0.0, 0.0, 0.1]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])
+def test_optimizers_by_name(kind: str, expected: str) -> None:
+    assert type(build_optimizer(OptimizerConfig(kind=kind), Shaped().named_parameters())).__name__ == expected  # type: ignore[arg-type]

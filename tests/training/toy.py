@@ -1,5 +1,6 @@
 """A tiny classification task on generated images, for tests of the loop."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,39 @@ class ToyNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"logits": self.head(F.relu(self.norm(self.conv(images))).mean((2, 3)))}
+
+
+class Recall(nn.Module):
+    """A running mean that the loss depends on and that no checkpoint holds."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+
+
+class RecallTask(Task):
+    """Pulls the logits towards their own running mean; its score is lowest in epoch 2."""
+
+    memory: Recall
+
+    def __init__(self, kill_step: int = -1) -> None:
+        super().__init__()
+        self.model, self.memory, self.kill_step = ToyNetwork(), Recall(), kill_step
+
+    def begin(self, batches: Iterator[Batch]) -> None:
+        self.memory.mean.copy_(next(batches).views[0].mean((0, 2, 3))[[0, 1, 2, 0]])
+
+    def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        logits = self.model(batch.views[0])["logits"]
+        if clock.step == self.kill_step:
+            raise KeyboardInterrupt
+        self.memory.mean.lerp_(logits.detach().mean(0), 0.1)
+        return {"classification": F.cross_entropy(logits, batch.labels), "recall": F.mse_loss(logits, self.memory.mean.expand_as(logits))}
+
+    def epoch_figures(self, clock: Clock) -> dict[str, float]:
+        return {"score": abs(clock.epoch - 1.0), "seen": float(self.memory.mean.sum())}
 
 
 class ToyTask(Task):

@@ -63,21 +63,37 @@ class ParameterGroup(Config):
 class OptimizerConfig(Config):
     """The optimizer of one stage; weight decay acts on every trained parameter but the shapes of adaptive activations, as published."""
 
-    kind: Literal["sgd", "adamw"] = "sgd"
+    kind: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD's momentum, AdamW's beta 1."""
+    """SGD's momentum, Adam's beta 1."""
     nesterov: bool = True
     clip_norm: float | None = Field(None, gt=0)
     """Largest allowed L2 norm of the whole gradient; none when null."""
+    decay_vectors: bool = True
+    """Whether weight decay acts on biases and the weights of normalisations too; recipes of transformers spare them."""
     groups: tuple[ParameterGroup, ...] = ()
     """Exceptions by parameter name."""
+    sam_rho: float = Field(0.0, ge=0)
+    """Radius of sharpness-aware minimisation, which takes two passes a step; 0 is without."""
+    sam_milestones: tuple[Epochs, ...] = ()
+    """0-based epochs from which the radius is the value at the same place of ``sam_rhos``."""
+    sam_rhos: tuple[float, ...] = ()
+    """Radii from the milestones on."""
+    sam_adaptive: bool = False
+    """Measure the radius relative to the size of each weight."""
+    sam_statistics: Literal["both", "first"] = "both"
+    """Which of the two passes move the running statistics of batch normalisation; both, as published."""
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "OptimizerConfig":
+    def _consistent(self) -> "OptimizerConfig":
         if self.kind == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
+        if len(self.sam_milestones) != len(self.sam_rhos):
+            raise ValueError(f"sam_rhos has {len(self.sam_rhos)} values for {len(self.sam_milestones)} sam_milestones; give one for each")
+        if list(self.sam_milestones) != sorted(self.sam_milestones) or min(self.sam_rhos, default=0) < 0:
+            raise ValueError("sam_milestones must rise and sam_rhos be 0 or more")
         return self
 
 
@@ -89,6 +105,8 @@ class SamplerConfig(Config):
     """Class-balanced: an epoch has as many draws as there are training images; otherwise largest class times classes."""
     repeats: int = Field(3, ge=1)
     """Repeated augmentation: how often each drawn image appears in a row of the epoch."""
+    drop_last: bool = False
+    """Leave out what does not fill a last whole batch."""
 
 
 class StageConfig(Config):

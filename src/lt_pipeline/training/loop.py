@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from lt_pipeline.training.feed import Chunk, Feed, build_feed
 from lt_pipeline.training.inference import autocast, choose_device, memory_format, run_model, wants_compilation, warn_if_slow
 from lt_pipeline.training.optim import build_optimizer
 from lt_pipeline.training.randomness import derive_seed
+from lt_pipeline.training.sam import at_worst_neighbour, sam_radius, statistics_held
 from lt_pipeline.training.samplers import build_sampler
 from lt_pipeline.training.schedule import learning_rate
 from lt_pipeline.training.state import TrainingState, Workspace
@@ -102,7 +103,7 @@ def train(job: Job) -> Result:
             f"Stage {job.name} ended without a state in {job.workspace.folder}; rank 0 must share this machine's file system."
         )
     selections = {"last": state.part("average") or state.part("model")}
-    selections |= {name: state.part(f"best/{name}") for name in job.monitors}
+    selections |= {name: state.part(f"best/{name}") for name in state.facts["best"]}
     return Result(selections, state.facts["history"], state.facts["timing"])
 
 
@@ -155,6 +156,8 @@ class _Run:
             torch.set_num_threads(job.trainer.threads)
         self.device = choose_device(job.trainer.device)
         warn_if_slow(self.device, job.trainer.precision)
+        if job.trainer.precision == "fp16" and max(self.stage.optimizer.sam_rho, *self.stage.optimizer.sam_rhos, 0) > 0:
+            raise LongTailError(f"{job.name}: optimizer.sam_rho goes with trainer.precision fp32 or bf16, not with fp16.")
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = not job.trainer.deterministic
             torch.backends.cudnn.deterministic = job.trainer.deterministic
@@ -171,7 +174,14 @@ class _Run:
         )
         self.sampler = build_sampler(self.stage.sampler, job.train.labels, job.num_classes, derive_seed(job.seed, job.name, "sampler"))
         self.sampler_state = self.sampler.state()
-        self.steps_per_epoch = math.ceil(self.sampler.length / self.stage.batch_size)
+        batch = self.stage.batch_size
+        self.epoch_images = self.sampler.length // batch * batch if self.stage.sampler.drop_last else self.sampler.length
+        if not self.epoch_images:
+            raise LongTailError(
+                f"{job.name} has {self.sampler.length} images an epoch, less than one batch of {batch}: lower batch_size, "
+                "or set sampler.drop_last=false."
+            )
+        self.steps_per_epoch = math.ceil(self.epoch_images / batch)
         if wants_compilation(job.trainer, self.device, self.stage.epochs * self.steps_per_epoch):
             self.task.model.compile(dynamic=False)  # an epoch has two batch sizes; each gets a graph of its own
         self.step = 0
@@ -192,9 +202,10 @@ class _Run:
         if world_size() > 1:
             forward = DistributedDataParallel(self.task, device_ids=[self.device] if self.device.type == "cuda" else None)
         feed = build_feed(job.train, self.stage.views, Normalise(job.mean, job.std), self.device, self.layout, job.trainer.workers)
-        total = self.stage.epochs * self.sampler.length
-        done = self._clock().epoch * self.sampler.length + self._clock().step_in_epoch * self.stage.batch_size
-        with self._signals(), progress(job.name, total, done) if rank() == 0 else nullcontext(lambda *_: None) as advance:
+        if state is None:
+            self._begin(feed)
+        total = self.stage.epochs * self.epoch_images
+        with self._signals(), progress(job.name, total, self._seen()) if rank() == 0 else nullcontext(lambda *_: None) as advance:
             while self._clock().epoch < self.stage.epochs:
                 self._run_epoch(forward, feed, advance)
         self._save(finished=True)
@@ -202,16 +213,28 @@ class _Run:
     def _clock(self) -> Clock:
         return Clock(self.step, self.steps_per_epoch, self.stage.epochs)
 
+    def _seen(self) -> int:
+        return self._clock().epoch * self.epoch_images + self._clock().step_in_epoch * self.stage.batch_size
+
+    def _begin(self, feed: Feed) -> None:
+        """Show the task the first batches; the sampler stays where it is."""
+        position = self.sampler.state()
+        plan = self._plan(self.sampler.order(0)[: self.epoch_images], 0)
+        self.sampler.restore(position)
+        torch.manual_seed(derive_seed(self.job.seed, self.job.name, "begin", rank()))
+        self.task.begin(feed.batches([chunk for parts in plan for chunk, _ in parts]))
+        self.task.train()
+
     def _run_epoch(self, forward: nn.Module, feed: Feed, advance: Callable[..., None]) -> None:
         saved = started = time.monotonic()
         self.sampler_state = self.sampler.state()
-        order = self.sampler.order(self._clock().epoch)
+        order = self.sampler.order(self._clock().epoch)[: self.epoch_images]
         plan = self._plan(order, self._clock().step_in_epoch)
         batches = feed.batches([chunk for parts in plan for chunk, _ in parts])
         for parts in plan:
             clock = self._clock()
             lr = learning_rate(self.stage.schedule, self.stage.optimizer.lr, clock)
-            size = min(self.stage.batch_size, self.sampler.length - clock.step_in_epoch * self.stage.batch_size)
+            size = min(self.stage.batch_size, self.epoch_images - clock.step_in_epoch * self.stage.batch_size)
             self._optimize(forward, [(next(batches), share) for _, share in parts], size, clock, lr)
             self.step += 1
             self.epoch.images += size
@@ -251,40 +274,66 @@ class _Run:
             )
         return plan
 
-    def _optimize(self, forward: nn.Module, batches: Iterable[tuple[Batch, float]], size: int, clock: Clock, lr: float) -> None:
+    def _optimize(self, forward: nn.Module, batches: Sequence[tuple[Batch, float]], size: int, clock: Clock, lr: float) -> None:
         """Take one optimizer step over ``size`` images; each batch comes with its share of the gradient."""
+        config = self.stage.optimizer
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
-        torch.manual_seed(derive_seed(self.job.seed, self.job.name, "step", clock.step, rank()))
-        for number, (batch, share) in enumerate(batches, start=1):
-            with self._gradient_sync(forward, last=number == self.stage.accumulate):
-                with autocast(self.device, self.job.trainer.precision):
-                    losses = forward(batch, clock)
-                terms = torch.stack([term.float() for term in losses.values()])
-                self._account(dict(zip(losses, terms.tolist(), strict=True)), share * size, clock)
-                self.scaler.scale(terms.sum() * (share * world_size())).backward()  # ranks are averaged, shares are to be summed
-        if self.stage.optimizer.clip_norm:
+        for losses, share in self._backward(forward, batches, clock):
+            self._account(losses, share * size, clock)
+        if rho := sam_radius(config, clock):
+            held = statistics_held(self.task) if config.sam_statistics == "first" else nullcontext()
+            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            with held, at_worst_neighbour(trained, rho, config.sam_adaptive), self._second_pass():
+                for losses, _ in self._backward(forward, batches, clock):
+                    self._expect_finite(losses, clock)
+        if config.clip_norm:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.task.parameters(), self.stage.optimizer.clip_norm)
+            nn.utils.clip_grad_norm_(self.task.parameters(), config.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.task.model)
 
+    def _backward(
+        self, forward: nn.Module, batches: Sequence[tuple[Batch, float]], clock: Clock
+    ) -> Iterator[tuple[dict[str, float], float]]:
+        """Gather the gradient of one step; yield each batch's loss terms and share once they are known, before its backward pass."""
+        torch.manual_seed(derive_seed(self.job.seed, self.job.name, "step", clock.step, rank()))  # both passes of a step draw the same
+        for number, (batch, share) in enumerate(batches, start=1):
+            with self._gradient_sync(forward, last=number == self.stage.accumulate):
+                with autocast(self.device, self.job.trainer.precision):
+                    losses = forward(batch, clock)
+                terms = torch.stack([term.float() for term in losses.values()])
+                yield dict(zip(losses, terms.tolist(), strict=True)), share
+                self.scaler.scale(terms.sum() * (share * world_size())).backward()  # ranks are averaged, shares are to be summed
+
+    @contextmanager
+    def _second_pass(self) -> Iterator[None]:
+        self.task.second_pass = True
+        try:
+            yield
+        finally:
+            self.task.second_pass = False
+
     @staticmethod
     def _gradient_sync(forward: nn.Module, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()
 
     def _account(self, terms: dict[str, float], images: float, clock: Clock) -> None:
-        """Add the terms to the epoch's sums, or stop on the first that is not finite."""
+        """Add the terms to the epoch's sums."""
+        self._expect_finite(terms, clock)
+        for name, value in terms.items():
+            self.epoch.terms[name] = self.epoch.terms.get(name, 0.0) + value * images
+
+    def _expect_finite(self, terms: dict[str, float], clock: Clock) -> None:
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise LongTailError(
                     f"The loss of {self.job.name} is not finite: term '{name}' at step {clock.step + 1} (epoch {clock.epoch_number}). "
                     "The last good state is kept; lower optimizer.lr, lengthen the warm-up or use trainer.precision=fp32."
                 )
-            self.epoch.terms[name] = self.epoch.terms.get(name, 0.0) + value * images
 
     def _end_epoch(self, clock: Clock, lr: float) -> None:
         self._gather_terms()
@@ -292,15 +341,22 @@ class _Run:
         row = {"epoch": float(clock.epoch_number), "lr": lr, "loss": sum(means.values())} | {
             f"loss/{name}": value for name, value in means.items()
         }
+        figures = self.task.epoch_figures(clock)
+        model = self.average.module if self.average is not None else self.task.model
         for name, images in self.job.monitors.items():
-            model = self.average.module if self.average is not None else self.task.model
             outputs = run_model(model, images, self.stage.views[0], self.job.mean, self.job.std, self.job.trainer)
             row[f"{name}/accuracy"] = float((outputs["logits"].argmax(-1) == images.labels).mean())
-            if name not in self.best or row[f"{name}/accuracy"] > self.best[name][0]:
-                self.best[name] = (row[f"{name}/accuracy"], portable(model.state_dict()))
+            self._keep_best(name, row[f"{name}/accuracy"], model)
+        if "score" in figures:
+            self._keep_best("score", -figures["score"], model)
+        row |= figures
         self.task.train()
         self.history.append(row)
         self.epoch = _Epoch()
+
+    def _keep_best(self, selection: str, merit: float, model: nn.Module) -> None:
+        if selection not in self.best or merit > self.best[selection][0]:
+            self.best[selection] = (merit, portable(model.state_dict()))
 
     def _gather_terms(self) -> None:
         """Sum the epoch's terms over the ranks; rank 0 alone holds them while the epoch goes on, for it alone saves them."""
@@ -321,6 +377,7 @@ class _Run:
         if not finished:
             for number, values in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{number}/{key}": tensor for key, tensor in values.items() if isinstance(tensor, Tensor)}
+            tensors |= {f"memory/{name}": tensor for name, tensor in self.task.memory.state_dict().items()}
         facts = {
             "fingerprint": self.job.fingerprint,
             "finished": finished,
@@ -340,6 +397,7 @@ class _Run:
     def _restore(self, state: TrainingState) -> None:
         facts = state.facts
         self.task.model.load_state_dict(state.part("model"))
+        self.task.memory.load_state_dict(state.part("memory"))
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for key, tensor in state.part("optimizer").items():
             number, name = key.split("/")
@@ -357,8 +415,7 @@ class _Run:
         self.epoch = _Epoch(facts["terms"] if rank() == 0 else dict.fromkeys(facts["terms"], 0.0), facts["images"])
 
     def _timing(self) -> dict[str, Any]:
-        clock = self._clock()
-        images = clock.epoch * self.sampler.length + clock.step_in_epoch * self.stage.batch_size
+        images = self._seen()
         hardware = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         return {
             "seconds": self.seconds,

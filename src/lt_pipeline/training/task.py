@@ -1,5 +1,6 @@
 """What a method hands to the loop."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -26,13 +27,31 @@ class Task(nn.Module):
     """One training stage of a method.
 
     ``forward(batch, clock)`` returns the loss terms by name; the loop minimises their sum. Being a module, a task can be wrapped for
-    several ranks or compiled as a whole. Anything beside ``model`` (a frozen teacher, loss buffers) is rebuilt by the method, never saved.
+    several ranks or compiled as a whole. Anything beside ``model`` and ``memory`` (a frozen teacher, loss buffers) is rebuilt by the method,
+    never saved.
 
     Attributes:
         model: what is trained and what the checkpoint holds; called with images [B, 3, H, W] it returns at least ``{"logits": [B, C]}``.
+        memory: what the next step depends on beside the model: queues, banks, running sums. Saved with an unfinished stage, not with the checkpoint.
+        second_pass: whether this forward is the second of a two-pass optimizer step (SAM), on the same batches.
     """
 
     model: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.Module()
+        self.second_pass = False
+
+    def begin(self, batches: Iterator[Batch]) -> None:
+        """Fill the memory before step 0 of a stage that starts afresh; ``batches`` are those that training will see first."""
+
+    def epoch_figures(self, clock: Clock) -> dict[str, float]:
+        """Return figures of the epoch that ends, for the history; called on every rank.
+
+        Of a figure named ``score``, lower being better, the engine keeps the best epoch as a selection of its own.
+        """
+        return {}
 
     def forward(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """Return scalar loss terms by name."""
