@@ -3,8 +3,8 @@ import math
 import pytest
 
 from lt_pipeline.training.clock import Clock
-from lt_pipeline.training.config import CosineSchedule, MultistepSchedule
-from lt_pipeline.training.schedule import cosine, learning_rate, multistep_warmup
+from lt_pipeline.training.config import CosineSchedule, MultistepSchedule, StepCosineSchedule
+from lt_pipeline.training.schedule import cosine, learning_rate, multistep_warmup, step_cosine
 
 
 def test_the_official_cifar_recipe() -> None:
@@ -44,3 +44,25 @@ def test_the_cosine_after_a_straight_warmup_is_shikes() -> None:
     assert rate[6] == pytest.approx(0.149988, abs=1e-6)
     assert rate[5:] == sorted(rate[5:], reverse=True)
     assert cosine(3, 0.1, 3, 0.0, 3) == 0.1  # nothing but a warm-up
+
+
+def test_the_step_cosine_is_timms() -> None:
+    import torch
+    from timm.scheduler import CosineLRScheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    theirs = CosineLRScheduler(optimizer, t_initial=20, lr_min=1e-3, warmup_t=5, warmup_lr_init=1e-4, cycle_limit=1)
+    schedule = StepCosineSchedule(final_lr=1e-3, warmup_epochs=5, warmup_start=1e-4)
+    for step in range(20 * 4):
+        theirs.step(step / 4)
+        assert learning_rate(schedule, 0.1, Clock(step, 4, 20)) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+    assert step_cosine(25.0, 0.1, 20, 1e-3, 5, 1e-4) == 1e-3
+
+
+def test_pacos_schedules() -> None:
+    steps = MultistepSchedule(milestones=(321, 361), gamma=0.1, warmup_epochs=10, warmup_overshoots=True)
+    rate = [learning_rate(steps, 0.05, Clock(epoch, 1, 400)) for epoch in range(400)]
+    assert rate[10] == pytest.approx(0.055) and rate[11] == 0.05 and rate[320] == 0.05
+    ahead = CosineSchedule(warmup_epochs=10, one_ahead=True)
+    rate = [learning_rate(ahead, 0.02, Clock(epoch, 1, 400)) for epoch in range(400)]
+    assert rate[0] == pytest.approx(0.002) and rate[9] == pytest.approx(0.02) and rate[-1] > 0

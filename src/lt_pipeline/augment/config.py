@@ -62,6 +62,8 @@ class ResizedCropView(Config):
     erasing: float = Field(0.0, ge=0, le=1)
     """Probability of erasing a random rectangle, last. It shows (124, 116, 104), ImageNet's mean colour in whole grey levels, which
     its normalisation takes to about 0 (APA erases after it, with 0): a view knows no mean, normalisation comes later on the device."""
+    train_resize: int | None = Field(None, ge=1)
+    """Length in pixels of the shorter side before a crop of ``size`` is drawn (P2OT); null draws crops by ``scale`` and ``ratio``."""
     test_resize: int = Field(256, ge=1)
     """Length in pixels of the shorter side at test time, before the centre crop; at least ``size``."""
 
@@ -78,8 +80,9 @@ class ResizedCropView(Config):
 
     @model_validator(mode="after")
     def _ordered(self) -> "ResizedCropView":
-        if self.test_resize < self.size:
-            raise ValueError(f"test_resize ({self.test_resize}) must be at least size ({self.size})")
+        for name in ("test_resize", "train_resize"):
+            if (getattr(self, name) or self.size) < self.size:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be at least size ({self.size})")
         for name in ("scale", "ratio"):
             smallest, largest = getattr(self, name)
             if smallest > largest:
@@ -87,5 +90,57 @@ class ResizedCropView(Config):
         return self
 
 
-View = Annotated[PadCropView | ResizedCropView, Field(discriminator="kind")]
+class TimmCropView(Config):
+    """timm's training transform up to normalisation: random-resized crop, mirroring, RandAugment or colour jitter, grey, blur.
+
+    Files are decoded and pass through timm's own transform one by one in worker processes. Packed images of one size pass through the same
+    steps a batch at a time on the device, whatever the side of the crop; see :mod:`lt_pipeline.augment.batched_crop`.
+    """
+
+    kind: Literal["timm_crop"] = "timm_crop"
+    """Tells this view from the others."""
+    size: int = Field(224, ge=1)
+    """Side in pixels of the square the network sees."""
+    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
+    """Smallest and largest fraction of the image's area that a crop covers."""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """Smallest and largest width of a crop divided by its height."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """How pixels are interpolated, in the crop and in the policy's operations."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of mirroring left and right."""
+    policy: str = "none"
+    """A configuration of timm's RandAugment such as ``rand-m9-mstd0.5-inc1``; without ``p`` each operation takes place half the time."""
+    color_jitter: tuple[
+        Annotated[float, Field(ge=0)],
+        Annotated[float, Field(ge=0)],
+        Annotated[float, Field(ge=0)],
+        Annotated[float, Field(ge=0, le=0.5)],
+    ] = (0.0, 0.0, 0.0, 0.0)
+    """Strength of the change of brightness, contrast, saturation and hue, in random order; beside a policy all are 0, as in timm."""
+    color_jitter_probability: float = Field(1.0, ge=0, le=1)
+    """How often colours are jittered at all."""
+    grey: float = Field(0.0, ge=0, le=1)
+    """Probability of losing the colours."""
+    blur: float = Field(0.0, ge=0, le=1)
+    """Probability of a Gaussian blur of 23 pixels with a standard deviation uniform in 0.1 to 2 pixels."""
+    test_resize: int = Field(256, ge=1)
+    """Length in pixels of the shorter side at test time, before the centre crop; at least ``size``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TimmCropView":
+        if self.test_resize < self.size:
+            raise ValueError(f"test_resize ({self.test_resize}) must be at least size ({self.size})")
+        if self.policy != "none" and not _TIMM_POLICY.fullmatch(self.policy):
+            raise ValueError(f"unknown policy '{self.policy}'; it is none or timm's 'rand-' with sections, for example rand-m9-mstd0.5-inc1")
+        if self.policy != "none" and any(self.color_jitter):
+            raise ValueError("policy and color_jitter exclude each other here; set color_jitter to four zeros")
+        for name in ("scale", "ratio"):
+            smallest, largest = getattr(self, name)
+            if smallest > largest:
+                raise ValueError(f"{name} must be (smallest, largest), got ({smallest}, {largest})")
+        return self
+
+
+View = Annotated[PadCropView | ResizedCropView | TimmCropView, Field(discriminator="kind")]
 """Any view; ``kind`` tells which."""

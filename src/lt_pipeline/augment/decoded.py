@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from lt_pipeline.augment.config import ResizedCropView
+from lt_pipeline.augment.config import ResizedCropView, TimmCropView
 from lt_pipeline.augment.randaugment import MEAN_COLOUR, RandAugment, seeded
 
 
@@ -19,10 +19,12 @@ class DecodedView:
 
     def __init__(self, view: ResizedCropView) -> None:
         interpolation = InterpolationMode(view.interpolation)
-        steps: list[torch.nn.Module] = [
-            v2.RandomResizedCrop(view.size, view.scale, view.ratio, interpolation, antialias=True),
-            v2.RandomHorizontalFlip(view.flip),
-        ]
+        steps: list[torch.nn.Module] = (
+            [v2.Resize(view.train_resize, interpolation, antialias=True), v2.RandomCrop(view.size)]
+            if view.train_resize
+            else [v2.RandomResizedCrop(view.size, view.scale, view.ratio, interpolation, antialias=True)]
+        )
+        steps.append(v2.RandomHorizontalFlip(view.flip))
         if any(view.color_jitter):
             steps.append(v2.ColorJitter(*view.color_jitter))
         steps += _policy(view.policy)
@@ -53,11 +55,11 @@ def _policy(name: str) -> list[torch.nn.Module]:
 
 
 class EvaluationView:
-    """The view at test time: resize the shorter side, crop the centre; picklable."""
+    """The view at test time: resize the shorter side, crop the centre; picklable. Pillow resizes, as it does in published evaluations."""
 
-    def __init__(self, view: ResizedCropView) -> None:
+    def __init__(self, view: ResizedCropView | TimmCropView) -> None:
         resize = v2.Resize(view.test_resize, InterpolationMode(view.interpolation), antialias=True)
-        self._transform = v2.Compose([resize, v2.CenterCrop(view.size)])
+        self._transform = v2.Compose([v2.ToPILImage(), resize, v2.CenterCrop(view.size), v2.PILToTensor()])
 
     def __call__(self, image: np.ndarray) -> Tensor:
         """Return uint8 [3, size, size] for an RGB image, uint8 [H, W, 3]."""

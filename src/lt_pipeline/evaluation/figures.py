@@ -53,8 +53,16 @@ def build_figures(
         curve = cost_curve(p.expert_logits, p.router_scores, p.labels, p.macs_per_depth, shot_groups(p))
         figures["cost"] = cost_figure(curve, p.facts.get("router_threshold"))
     figures["reliability"] = reliability(reliability_bins(confidence, correct), metrics["ece"])
+    if p.with_part or p.groups:
+        from lt_pipeline.evaluation.metadata import metadata_figures  # which draws with this module's style
+
+        figures |= metadata_figures(p, metrics)
     if not correct.all():
         figures["confusions"] = confusions(hardest_confusions(p.labels, decisions, p.class_names))
+    if "analysis" in p.facts:
+        from lt_pipeline.evaluation.vit_figures import vit_figures  # which draws with this module's style
+
+        figures |= vit_figures(p.facts["analysis"], history)
     if history is not None and len(history):
         figures["learning"] = learning_curves(history)
     return figures
@@ -289,6 +297,29 @@ def confusions(pairs: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title="% of the true class", rangemode="tozero")
     figure.update_layout(height=130 + 24 * len(names), showlegend=False)
     return _caption(figure, "True class → what the model said; the hardest pairs first.")
+
+
+def sizes_of_clusters(sizes: NDArray[np.int64], per_class: pd.DataFrame) -> go.Figure:
+    """Training images in each cluster, from the largest to the smallest, beside those of the classes where they are known.
+
+    Args:
+        sizes: images in each cluster, int64 [K].
+        per_class: with train_count; empty without labels.
+    """
+    ordered, total = np.sort(sizes)[::-1], max(int(sizes.sum()), 1)
+    empty = int((sizes == 0).sum())
+    title = f"The largest cluster holds {100 * ordered[0] / total:.0f} % of the images"
+    figure = _figure(title + (f", {_count(empty, 'cluster')} none" if empty else ""))
+    hover = "%{y} images<extra></extra>"
+    figure.add_bar(x=np.arange(1, len(ordered) + 1), y=ordered, name="clusters", marker_color=SERIES[0], hovertemplate=hover)
+    if len(per_class):
+        true = np.sort(per_class["train_count"].to_numpy())[::-1]
+        line = {"color": SERIES[1], "width": 2.5, "shape": "hvh"}
+        figure.add_scatter(x=np.arange(1, len(true) + 1), y=true, mode="lines", name="classes", line=line, hovertemplate=hover)
+    figure.update_layout(bargap=0.15 if len(ordered) <= 40 else 0)
+    figure.update_xaxes(title="from the largest to the smallest")
+    figure.update_yaxes(title="training images")
+    return _caption(figure, f"{_count(len(ordered), 'cluster')}, {total:,} training images. A clustering that has collapsed has a few large ones.")
 
 
 def learning_curves(history: pd.DataFrame) -> go.Figure:

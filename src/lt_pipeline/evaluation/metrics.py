@@ -4,9 +4,11 @@ Keys (fractions of 1, not percent; a shot group without classes is absent):
 
 * ``accuracy/all`` (pooled), ``accuracy/{many,medium,few}`` (mean of class recalls), each with ``.../ci_low`` and ``.../ci_high`` (95 %, test
   images only), ``macro_accuracy``, ``macro_f1``, ``top5`` (with more than 5 classes), ``nll`` (nats), ``brier``, ``ece``, ``ece/{many,medium,few}``;
+* ``ranked/{head,mid,tail}``: mean of class recalls by rank of the training counts, where the benchmark has ``rank_groups``;
 * ``expert_<i>/...`` and ``ensemble/...`` (mean of all experts): the same without intervals, where the model has experts;
 * ``router/mean_experts``, ``router/percent_<depth>``, ``macs/mean``, ``macs/depth_<depth>``, where known;
 * ``<label>/...``: further selections of the same run (chosen on validation, best on test), see :func:`evaluate_many`;
+* ``metadata/<part>/...``, ``by/<column>/<value>/...``: see :func:`~lt_pipeline.evaluation.metadata.metadata_scores`;
 * context: ``method benchmark imbalance_factor seed split_hash protocol precision ...`` and every other plain value among the facts.
 """
 
@@ -21,6 +23,7 @@ from lt_pipeline.data.shots import shot_masks
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.evaluation.accuracy import GROUPS, bootstrap_intervals, macro_f1, per_class_table, top_k_accuracy
 from lt_pipeline.evaluation.calibration import expected_calibration_error, reliability_bins, row_scores
+from lt_pipeline.evaluation.metadata import metadata_scores
 from lt_pipeline.evaluation.predictions import Predictions
 from lt_pipeline.evaluation.routing import depth_percent, expected_macs, experts_needed
 
@@ -58,7 +61,7 @@ def evaluate(predictions: Predictions, draws: int = 1000) -> tuple[dict[str, Any
         members = {f"expert_{index}": logits for index, logits in enumerate(p.expert_logits)} | {"ensemble": p.expert_logits.mean(axis=0)}
         for name, logits in members.items():
             metrics |= {f"{name}/{key}": value for key, value in _scores(p, logits, groups).items()}
-    return metrics | _cost(p), per_class
+    return metrics | metadata_scores(p, groups) | _cost(p), per_class
 
 
 def evaluate_many(selections: Mapping[str, Predictions]) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -98,6 +101,25 @@ def shot_groups(predictions: Predictions) -> dict[str, NDArray[np.bool_]]:
     return {name: masks[name] for name in GROUPS if masks[name].any()}
 
 
+def rank_groups(predictions: Predictions) -> dict[str, NDArray[np.bool_]]:
+    """Class masks [C] of head, mid and tail by rank of the training counts, where the facts say how many classes come before mid and tail.
+
+    Equal counts keep their class order.
+
+    Raises:
+        LongTailError: if there are fewer classes.
+    """
+    borders = predictions.facts.get("rank_groups")
+    if borders is None:
+        return {}
+    rank = np.empty(predictions.num_classes, np.int64)
+    rank[np.argsort(-predictions.train_counts, kind="stable")] = np.arange(predictions.num_classes)
+    start, end = borders
+    if end >= predictions.num_classes:
+        raise LongTailError(f"benchmark.rank_groups is {list(borders)}, but there are only {predictions.num_classes} classes.")
+    return {"head": rank < start, "mid": (rank >= start) & (rank < end), "tail": rank >= end}
+
+
 def _scores(p: Predictions, logits: NDArray[np.float32], groups: dict[str, NDArray[np.bool_]]) -> dict[str, float]:
     decisions = logits.argmax(axis=1)
     correct = decisions == p.labels
@@ -114,6 +136,8 @@ def _scores(p: Predictions, logits: NDArray[np.float32], groups: dict[str, NDArr
         "brier": float(rows.brier.mean()),
         "ece": expected_calibration_error(reliability_bins(rows.confidence, correct)),
     }
+    for name, mask in rank_groups(p).items():
+        scores[f"ranked/{name}"] = float(table["accuracy"][mask].mean())
     for name, mask in groups.items():
         members = mask[p.labels]
         if members.any():
@@ -141,5 +165,7 @@ def _cost(p: Predictions) -> dict[str, float]:
 def _context(p: Predictions) -> dict[str, Any]:
     context: dict[str, Any] = dict.fromkeys(CONTEXT) | {"shot_convention": "strict", "shot_many": 100, "shot_few": 20}
     context |= {key: value for key, value in p.facts.items() if isinstance(value, str | int | float)}
+    if p.facts.get("expert_names"):
+        context["expert_names"] = list(p.facts["expert_names"])
     context["protocol"] = context["protocol"] or LAST_EPOCH
     return context

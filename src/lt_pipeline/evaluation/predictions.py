@@ -23,6 +23,7 @@ from lt_pipeline.errors import LongTailError
 from lt_pipeline.files import atomic_file
 
 _FACTS, _MACS = b"lt_pipeline.facts", b"lt_pipeline.macs_per_depth"
+_WITH, _GROUP = "with/", "group/"  # columns
 _PANDAS_FACTS = b"PANDAS_ATTRS"  # where pandas keeps DataFrame.attrs
 
 
@@ -38,6 +39,8 @@ class Predictions:
         router_scores: score i says (sigmoid > threshold) whether to go on after expert i, float32 [N, K-1].
         experts_used: how many experts each image was given, int64 [N] in 1..K.
         macs_per_depth: multiply-accumulates for one image after 1..K experts, float64 [K].
+        with_part: the class that the model decides for when it sees part of the metadata, by what it sees (``none``, ``only age``), int64 [N].
+        groups: words by which images are told apart in the report, by the column they come from (``sex``), str [N].
         facts: JSON-able context: method, benchmark, seed, split_hash, protocol, precision, class_names, train_counts, shot_convention,
             shot_many, shot_few, router_threshold, ...
 
@@ -53,6 +56,8 @@ class Predictions:
     experts_used: NDArray[np.int64] | None = None
     macs_per_depth: NDArray[np.float64] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    with_part: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    groups: dict[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         def put(name: str, dtype: type) -> None:
@@ -66,6 +71,8 @@ class Predictions:
             put(name, np.float32)
         put("macs_per_depth", np.float64)
         put("sample_ids", np.str_)
+        for name, dtype in (("with_part", np.int64), ("groups", np.str_)):
+            object.__setattr__(self, name, {key: np.asarray(value, dtype) for key, value in getattr(self, name).items()})
         _validate(self)
 
     def __len__(self) -> int:
@@ -124,12 +131,15 @@ class Predictions:
             rows(self.experts_used),
             self.macs_per_depth,
             self.facts,
+            {name: classes[known] for name, classes in self.with_part.items()},
+            {name: words[known] for name, words in self.groups.items()},
         )
 
     def to_parquet(self, path: str | Path) -> None:
         """Write one Parquet file, whole or not at all.
 
-        Columns: sample_id, label, logits, then expert_0 ..., router_score, experts_used where known. The facts and the cost per depth lie in the
+        Columns: sample_id, label, logits, then expert_0 ..., router_score, experts_used, ``with/<part of the metadata>`` and ``group/<column>``
+        where known. The facts and the cost per depth lie in the
         schema's metadata.
 
         Raises:
@@ -146,6 +156,8 @@ class Predictions:
             columns["router_score"] = _fixed_size_list(self.router_scores)
         if self.experts_used is not None:
             columns["experts_used"] = pa.array(self.experts_used)
+        columns |= {_WITH + name: pa.array(classes) for name, classes in self.with_part.items()}
+        columns |= {_GROUP + name: pa.array(words.tolist(), pa.string()) for name, words in self.groups.items()}
         metadata = {_FACTS: json.dumps(self.facts, allow_nan=False).encode()}
         if self.macs_per_depth is not None:
             metadata[_MACS] = json.dumps(self.macs_per_depth.tolist()).encode()
@@ -184,7 +196,9 @@ class Predictions:
         macs = json.loads(metadata.get(_MACS, b"null")) or own_facts.pop("macs_per_depth", None)
         expert_columns = sorted((name for name in present if _expert_index(name) is not None), key=lambda name: _expert_index(name) or 0)
         # Column by column: a table of all experts at once would take the memory twice.
-        table = file.read(columns=[name for name in ("sample_id", "label", "experts_used") if name in present])
+        table = file.read(
+            columns=[name for name in present if name in ("sample_id", "label", "experts_used") or name.startswith((_WITH, _GROUP))]
+        )
         return cls(
             sample_ids=np.asarray(table["sample_id"].to_pylist(), np.str_),
             labels=_integers(table, "label"),
@@ -194,6 +208,8 @@ class Predictions:
             experts_used=_integers(table, "experts_used") if "experts_used" in present else None,
             macs_per_depth=np.asarray(macs, np.float64) if macs is not None else None,
             facts={**own_facts, **facts},
+            with_part={name.removeprefix(_WITH): _integers(table, name) for name in present if name.startswith(_WITH)},
+            groups={name.removeprefix(_GROUP): np.asarray(table[name].to_pylist(), np.str_) for name in present if name.startswith(_GROUP)},
         )
 
 
@@ -209,6 +225,8 @@ def _validate(predictions: Predictions) -> None:
         ("router_scores", p.router_scores, (n, p.num_experts - 1)),
         ("experts_used", p.experts_used, (n,)),
         ("macs_per_depth", p.macs_per_depth, (p.num_experts,)),
+        *((f"with_part[{name!r}]", classes, (n,)) for name, classes in p.with_part.items()),
+        *((f"groups[{name!r}]", words, (n,)) for name, words in p.groups.items()),
     ]
     for name, value, shape in shapes:
         if value is not None and value.shape != shape:

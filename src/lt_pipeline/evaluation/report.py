@@ -32,6 +32,7 @@ def render_report(
     figures: Mapping[str, "go.Figure"],
     facts: Mapping[str, Any],
     history: pd.DataFrame | None = None,
+    by_group: pd.DataFrame | None = None,
 ) -> str:
     """Render the report of one run.
 
@@ -41,9 +42,47 @@ def render_report(
             :func:`~lt_pipeline.evaluation.figures.build_figures`.
         facts: what a reader needs to repeat the run: command, versions, hardware, time; nested mappings are shown as such.
         history: one row an epoch; summed up by stage.
+        by_group: result of :func:`~lt_pipeline.evaluation.metadata.group_table`.
 
     Returns:
         HTML with everything inside: no file, font or address outside the page is read, and the page forbids itself to.
+    """
+    return page(
+        "report.html.j2",
+        metrics=metrics,
+        figures=figures,
+        facts=facts,
+        history=history,
+        per_class=per_class,
+        summary=_summary(metrics),
+        tiles=list(_tiles(metrics)),
+        protocol=list(_protocol(metrics)),
+        results=_results(metrics),
+        routing=_routing(metrics),
+        by_group=_by_group(by_group),
+    )
+
+
+def page(
+    template: str,
+    *,
+    metrics: Mapping[str, Any],
+    figures: Mapping[str, "go.Figure"],
+    facts: Mapping[str, Any],
+    history: pd.DataFrame | None,
+    per_class: pd.DataFrame,
+    **parts: Any,
+) -> str:
+    """Render a template of this package with what every page has: title, figures, classes, stages, facts, all metrics.
+
+    Args:
+        template: name of the template.
+        metrics: flat, with method and benchmark.
+        figures: sections of the page in order.
+        facts: what a reader needs to repeat the run.
+        history: one row an epoch.
+        per_class: one row a class; none without labels.
+        parts: what the template asks for beside these.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -53,22 +92,18 @@ def render_report(
         loader=PackageLoader("lt_pipeline.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     shown = [(key, _heading(figure), _caption(figure)) for key, figure in figures.items()]
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(template).render(
         title=_title(metrics),
         metrics=metrics,
-        summary=_summary(metrics),
-        tiles=list(_tiles(metrics)),
-        protocol=list(_protocol(metrics)),
         figures=shown,
         figures_json=Markup(_script_json({key: _plain(figure) for key, figure in figures.items()})),
         plotly_js=Markup(get_plotlyjs()),
-        results=_results(metrics),
-        routing=_routing(metrics),
         stages=_stages(history),
-        classes=_classes(per_class),
-        groups=[group for group in GROUPS if (per_class["group"] == group).any()],
+        classes=_classes(per_class) if len(per_class) else [],
+        groups=[group for group in GROUPS if len(per_class) and (per_class["group"] == group).any()],
         facts=list(_facts(facts)),
         metrics_json=json.dumps(dict(metrics), indent=1, ensure_ascii=False, default=str),
+        **parts,
     )
 
 
@@ -162,6 +197,20 @@ def _routing(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
         full = metrics[f"macs/depth_{metrics['experts']}"]
         text += f": {metrics['macs/mean'] / 1e9:.4g} GMACs, {100 * metrics['macs/mean'] / full:.0f} % of what all experts cost"
     return {"text": text + ".", "shares": [(depth, f"{metrics[f'router/percent_{depth}']:.1f}") for depth in depths]}
+
+
+def _by_group(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    if table is None:
+        return []
+    return [
+        {
+            **{key: row[key] for key in ("column", "value", "images")},
+            **{key: f"{100 * row[key]:.1f}" for key in ("accuracy", "low", "high", "macro_accuracy")},
+            "without": None if pd.isna(row["accuracy_without"]) else f"{100 * row['accuracy_without']:.1f}",
+            "gain": None if pd.isna(row["accuracy_without"]) else f"{100 * (row['accuracy'] - row['accuracy_without']):+.1f}",
+        }
+        for row in table.to_dict("records")
+    ]
 
 
 def _stages(history: pd.DataFrame | None) -> list[dict[str, str]]:

@@ -62,14 +62,18 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def result_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Rows of a result table as (label, key prefix): the answer, other selections, the ensemble if a router may stop before, each expert."""
+    """Rows of a result table as (label, key prefix): the answer, other selections, the answer to
+    pixels alone, the ensemble if a router may stop before, each expert."""
     rows = [(str(metrics.get("protocol") or "result"), "")]
     rows += [(label, f"{label}/") for label in metrics.get("selections", [])[1:]]
+    if "metadata/none/accuracy/all" in metrics:
+        rows.append(("without metadata", "metadata/none/"))
     if "ensemble/accuracy/all" in metrics:
         experts = int(metrics["experts"])
         if "router/mean_experts" in metrics:  # without a router the mean of all is the answer itself
             rows.append((f"mean of {experts} experts", "ensemble/"))
-        rows += [(f"expert {index + 1}", f"expert_{index}/") for index in range(experts)]
+        names = metrics.get("expert_names") or [f"expert {index + 1}" for index in range(experts)]
+        rows += [(str(name), f"expert_{index}/") for index, name in enumerate(names)]
     return rows
 
 
@@ -78,6 +82,8 @@ def _caption(metrics: Mapping[str, Any]) -> str:
     if "accuracy/all/ci_low" in metrics:
         low, high = metrics["accuracy/all/ci_low"], metrics["accuracy/all/ci_high"]
         parts.append(f"all: {100 * low:.1f} to {100 * high:.1f} (95 %, {metrics['test_images']} test images)")
+    if "ranked/tail" in metrics:
+        parts.append("by rank: " + ", ".join(f"{name} {100 * metrics[f'ranked/{name}']:.1f}" for name in ("head", "mid", "tail")))
     if "router/mean_experts" in metrics:
         parts.append(f"{metrics['router/mean_experts']:.2f} experts per image")
     if "macs/mean" in metrics:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lt_pipeline.models.heads import CosineClassifier, SquashedCosineClassifier
+from lt_pipeline.models.metafg.attention import RelativeAttention
 from lt_pipeline.models.router import RoutedExperts
 
 
@@ -57,6 +58,10 @@ def _macs(module: nn.Module, _: Any, output: Tensor) -> int:
     match module:
         case nn.Conv2d():
             return output.numel() * module.weight[0].numel()
-        case nn.Linear() | CosineClassifier() | SquashedCosineClassifier():
+        case nn.Linear():
+            return output.numel() * module.in_features  # of every token
+        case CosineClassifier() | SquashedCosineClassifier():
             return module.weight.numel()
+        case RelativeAttention():
+            return module.product_macs(output.shape[1])  # its linear layers count themselves
     return 0

@@ -19,9 +19,12 @@ class Expert(nn.Module):
 
     def forward(self, shared: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [B, C] (scale included) and pooled features [B, D] of the trunk's feature map [B, c, H, W]."""
-        maps = _through(self, self._stages, shared)
-        features = global_mean(maps)
+        features = self.pooled(shared)
         return self.classifier(features), features
+
+    def pooled(self, shared: Tensor) -> Tensor:
+        """Return the features [B, D] that the classifier sees."""
+        return global_mean(_through(self, self._stages, shared))
 
 
 class MultiExpert(nn.Module):

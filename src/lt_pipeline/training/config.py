@@ -24,6 +24,8 @@ class MultistepSchedule(Config):
     """0-based epochs from which the rate is multiplied by ``gamma`` once more."""
     gamma: float = Field(0.01, gt=0, le=1)
     warmup_epochs: Epochs = Field(5, ge=0)
+    warmup_overshoots: bool = False
+    """The warm-up holds one epoch longer, in which the rate is above ``optimizer.lr``, as in PaCo's CIFAR code."""
 
 
 class CosineSchedule(Config):
@@ -36,9 +38,56 @@ class CosineSchedule(Config):
     """Epochs before the cosine begins at ``optimizer.lr``."""
     warmup_start: float = Field(0.0, ge=0)
     """Learning rate of the first warm-up epoch."""
+    one_ahead: bool = False
+    """Each epoch has the next one's rate of a stage that is an epoch longer, so the first already trains and the last still does (PaCo)."""
 
 
-Schedule = Annotated[MultistepSchedule | CosineSchedule, Field(discriminator="kind")]
+class StepCosineSchedule(Config):
+    """Half a cosine over the whole stage whose beginning a linear warm-up replaces, per optimizer step (DeiT-LT, MetaFormer).
+
+    The cosine is counted from the stage's start: after ``warmup_epochs`` the rate goes on a little below ``optimizer.lr``.
+    """
+
+    kind: Literal["step_cosine"] = "step_cosine"
+    final_lr: float = Field(1e-5, ge=0)
+    """Where the cosine ends."""
+    warmup_epochs: Epochs = Field(5, ge=0)
+    warmup_start: float = Field(1e-6, ge=0)
+    """Learning rate of the first step."""
+    one_behind: bool = False
+    """Each step but the first has the rate of the one before, as where the rate is set after the step (MetaFormer, Swin)."""
+
+
+class StepLinearSchedule(Config):
+    """A straight line down after a linear warm-up, per optimizer step (MetaFormer's code)."""
+
+    kind: Literal["step_linear"] = "step_linear"
+    final_factor: float = Field(0.01, ge=0, le=1)
+    """Where the line ends, as a share of ``optimizer.lr``."""
+    warmup_epochs: Epochs = Field(5, ge=0)
+    warmup_start: float = Field(1e-6, ge=0)
+    """Learning rate of the first step."""
+    one_behind: bool = False
+    """Each step but the first has the rate of the one before."""
+
+
+class StepDecaySchedule(Config):
+    """Decay at even distances, counted from the stage's start, whose beginning a linear warm-up replaces, per optimizer step (MetaFormer's code)."""
+
+    kind: Literal["step_decay"] = "step_decay"
+    decay_epochs: Epochs = Field(30, ge=1)
+    gamma: float = Field(0.1, gt=0, le=1)
+    """Factor after each ``decay_epochs``."""
+    warmup_epochs: Epochs = Field(5, ge=0)
+    warmup_start: float = Field(1e-6, ge=0)
+    """Learning rate of the first step."""
+    one_behind: bool = False
+    """Each step but the first has the rate of the one before."""
+
+
+Schedule = Annotated[
+    MultistepSchedule | CosineSchedule | StepCosineSchedule | StepLinearSchedule | StepDecaySchedule, Field(discriminator="kind")
+]
 
 
 class ParameterGroup(Config):
@@ -124,6 +173,10 @@ class StageConfig(Config):
     """Augmented views of each image, in the order in which the method receives them."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Decay per step of the exponential moving average of the weights; 0 trains without one."""
+    mean: tuple[float, float, float] | None = None
+    """Of the stage's normalisation, per channel, of values in [0, 1]; null takes the benchmark's."""
+    std: tuple[float, float, float] | None = None
+    """Likewise."""
 
 
 class TrainerConfig(Config):

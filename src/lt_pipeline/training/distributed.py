@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.training.config import TrainerConfig
@@ -41,6 +42,15 @@ def summed(values: list[float], device: torch.device) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64, device=device if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(total)
     return total.tolist()
+
+
+def gathered(values: Tensor, dim: int = 0) -> Tensor:
+    """Return the ``values`` of all ranks joined along ``dim`` in the order of the ranks, without a gradient; every rank gives equally many."""
+    if world_size() == 1:
+        return values.detach()
+    parts = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, values.detach().contiguous())
+    return torch.cat(parts, dim)
 
 
 def run_ranks(function: Callable[..., Any], *arguments: Any, trainer: TrainerConfig) -> None:

@@ -4,7 +4,7 @@ Small sets lie on the device as uint8 and are augmented there, a batch at a time
 arrive as uint8. Either way normalisation happens on the device, last.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lt_pipeline.augment.batched import BatchedView
-from lt_pipeline.augment.config import PadCropView, ResizedCropView, View
+from lt_pipeline.augment.batched_crop import BatchedCrop, BatchedEvaluation
+from lt_pipeline.augment.config import PadCropView, ResizedCropView, TimmCropView, View
 from lt_pipeline.data.images import PackedImages
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
@@ -23,6 +24,7 @@ from lt_pipeline.training.task import Batch
 
 if TYPE_CHECKING:
     from lt_pipeline.augment.decoded import DecodedView, EvaluationView
+    from lt_pipeline.augment.timm_view import TimmView
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class Feed:
         self._set, self._normalise, self._device = images, normalise.to(device), device
         self._layout = layout
         self._labels = torch.from_numpy(images.labels).to(device)
+        self._metadata = None if images.metadata is None else torch.from_numpy(images.metadata)
 
     def batches(self, chunks: Sequence[Chunk]) -> Iterator[Batch]:
         """Yield one batch per chunk, in order."""
         for chunk, pixels in zip(chunks, self._views(chunks), strict=True):
             indices = torch.from_numpy(chunk.positions).to(self._device)
-            yield Batch(tuple(self._finish(view) for view in pixels), self._labels[indices], indices)
+            metadata = None if self._metadata is None else self._metadata[torch.from_numpy(chunk.positions)].to(self._device)
+            yield Batch(tuple(self._finish(view) for view in pixels), self._labels[indices], indices, metadata)
 
     def _finish(self, pixels: Tensor) -> Tensor:
         return self._normalise(pixels.to(self._device, non_blocking=True)).contiguous(memory_format=self._layout)
@@ -67,12 +71,19 @@ class ResidentFeed(Feed):
     ) -> None:
         super().__init__(images, normalise, device, layout)
         self._pixels = resident_pixels(images, device)
-        self._augment = [BatchedView(view) for view in views if isinstance(view, PadCropView)]
+        self._augment = [_batched(view) for view in views]
 
     def _views(self, chunks: Sequence[Chunk]) -> Iterator[Sequence[Tensor]]:
         for chunk in chunks:
             batch = self._pixels.index_select(0, torch.from_numpy(chunk.positions).to(self._device)).permute(0, 3, 1, 2)
             yield [augment(batch, generator(*chunk.key, number)) for number, augment in enumerate(self._augment)]
+
+
+def _batched(view: View) -> Callable[[Tensor, torch.Generator], Tensor]:
+    if isinstance(view, TimmCropView):
+        return BatchedCrop(view)
+    assert isinstance(view, PadCropView)
+    return BatchedView(view)
 
 
 class DecodedFeed(Feed):
@@ -82,11 +93,7 @@ class DecodedFeed(Feed):
         self, images: ImageSet, views: Sequence[View], normalise: nn.Module, device: torch.device, layout: torch.memory_format, workers: int
     ) -> None:
         super().__init__(images, normalise, device, layout)
-        from lt_pipeline.augment.decoded import (
-            DecodedView,
-        )  # brings torchvision, which takes seconds to import and small images do not need
-
-        self._views_of_one = _Decoder(images, [DecodedView(view) for view in views if isinstance(view, ResizedCropView)])
+        self._views_of_one = _Decoder(images, [_decoded(view) for view in views])
         self._workers = workers
 
     def _views(self, chunks: Sequence[Chunk]) -> Iterator[Sequence[Tensor]]:
@@ -94,8 +101,19 @@ class DecodedFeed(Feed):
         return iter(DataLoader(self._views_of_one, batch_sampler=plan, num_workers=self._workers, pin_memory=self._device.type == "cuda"))
 
 
+def _decoded(view: View) -> "DecodedView | TimmView":
+    if isinstance(view, TimmCropView):  # both bring torchvision, which takes seconds to import and small images do not need
+        from lt_pipeline.augment.timm_view import TimmView
+
+        return TimmView(view)
+    from lt_pipeline.augment.decoded import DecodedView
+
+    assert isinstance(view, ResizedCropView)
+    return DecodedView(view)
+
+
 class _Decoder(Dataset[tuple[Tensor, ...]]):
-    def __init__(self, images: ImageSet, views: "Sequence[DecodedView]") -> None:
+    def __init__(self, images: ImageSet, views: "Sequence[DecodedView | TimmView]") -> None:
         self._set, self._views = images, views
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -112,11 +130,20 @@ def build_feed(
     Raises:
         LongTailError: if the views mix both kinds, or batched augmentation is asked for images that are not packed.
     """
-    if all(isinstance(view, ResizedCropView) for view in views):
-        return DecodedFeed(images, views, normalise, device, layout, workers)
-    if not all(isinstance(view, PadCropView) for view in views):
-        raise LongTailError("The views of one stage must all be 'pad_crop' or all be 'resized_crop'.")
-    return ResidentFeed(images, views, normalise, device, layout)
+    if _resident(views, images):
+        return ResidentFeed(images, views, normalise, device, layout)
+    if any(isinstance(view, PadCropView) for view in views):
+        raise LongTailError(
+            "The views of one stage must all be 'pad_crop' or all be 'resized_crop'; 'timm_crop' goes with either, with 'pad_crop' on "
+            "images of one size."
+        )
+    return DecodedFeed(images, views, normalise, device, layout, workers)
+
+
+def _resident(views: Sequence[View], images: ImageSet) -> bool:
+    """Return whether images lie on the device whole: 'pad_crop' needs it, 'timm_crop' takes packed images so."""
+    packed = isinstance(images.images, PackedImages) and all(isinstance(view, PadCropView | TimmCropView) for view in views)
+    return packed or all(isinstance(view, PadCropView) for view in views)
 
 
 def resident_pixels(images: ImageSet, device: torch.device) -> Tensor:
@@ -138,12 +165,15 @@ def evaluation_batches(
     """Yield normalised batches [B, 3, H, W] of the whole set in order, as the view's test-time transform gives them."""
     normalise = normalise.to(device)
     source: Iterator[Tensor]
-    if isinstance(view, ResizedCropView):
+    if _resident([view], images):
+        source = (batch.permute(0, 3, 1, 2) for batch in resident_pixels(images, device).split(batch_size))
+        if isinstance(view, TimmCropView):
+            source = map(BatchedEvaluation(view), source)
+    else:
         from lt_pipeline.augment.decoded import EvaluationView
 
+        assert isinstance(view, ResizedCropView | TimmCropView)
         source = iter(DataLoader(_Evaluation(images, EvaluationView(view)), batch_size=batch_size, num_workers=workers))
-    else:
-        source = (batch.permute(0, 3, 1, 2) for batch in resident_pixels(images, device).split(batch_size))
     for pixels in source:
         yield normalise(pixels.to(device)).contiguous(memory_format=layout)
 

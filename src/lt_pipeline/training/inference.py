@@ -1,12 +1,13 @@
 """Running a model over a whole split."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from lt_pipeline.augment.config import View
 from lt_pipeline.augment.normalise import Normalise
@@ -77,37 +78,63 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @torch.inference_mode()
 def run_model(
-    model: nn.Module, images: ImageSet, view: View, mean: Sequence[float], std: Sequence[float], trainer: TrainerConfig, title: str = ""
+    model: nn.Module,
+    images: ImageSet,
+    view: View,
+    mean: Sequence[float],
+    std: Sequence[float],
+    trainer: TrainerConfig,
+    title: str = "",
+    kept: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return everything the model says about each image of a set, in order.
 
     Args:
-        model: called with images [B, 3, H, W], returns tensors by name; ``logits`` [B, C] is required, ``expert_logits`` [K, B, C] and
-            ``router_scores`` [B, K-1] and ``experts_used`` [B, 1] may come beside it, others are dropped. It is put in evaluation mode and back.
+        model: called with images [B, 3, H, W], and with their metadata if its ``takes_metadata`` is true. It
+            returns tensors by name; ``logits`` [B, C] is required, ``expert_logits`` [K, B, C], ``router_scores`` [B, K-1] and ``experts_used`` [B, 1]
+            may come beside it, others are dropped. It is put in evaluation mode and back.
         images: the set.
         view: the training view, whose test-time transform is used.
         mean: of the normalisation, per channel in [0, 1].
         std: likewise.
         trainer: device, precision and batch size.
         title: shows progress under this name; silent when empty.
+        kept: further answers wanted of a model that takes metadata, by name: which of its d numbers it sees for them, bool [d]. Each is one more
+            forward pass over the same decoded batches.
 
     Returns:
-        float32 arrays by name; the image axis (the second last) runs over the whole set.
+        float32 arrays by name; the image axis (the second last) runs over the whole set. For each name in ``kept`` also the class decided for,
+        int64 [N], as ``decisions/<name>``.
     """
     device = choose_device(trainer.device)
     layout = memory_format(device, trainer)
     model = model.to(device).to(memory_format=layout)
-    was_training, parts = model.training, []
+    was_training, parts, decisions = model.training, [], []
+    given = images.metadata if getattr(model, "takes_metadata", False) else None
+    masks = {name: torch.from_numpy(mask).to(device) for name, mask in (kept or {}).items()} if given is not None else {}
+    start = 0
     model.eval()
     feed = evaluation_batches(images, view, Normalise(mean, std), device, trainer.evaluation_batch, layout, trainer.workers)
     with progress(title or "evaluation", len(images.rows)) if title else _silent() as advance:
         for batch in feed:
             with autocast(device, trainer.precision):
-                outputs = model(batch)
+                if given is None:
+                    outputs = model(batch)
+                else:
+                    metadata = torch.from_numpy(given[start : start + len(batch)]).to(device)
+                    outputs = model(batch, metadata)
+                    decisions.append({name: _decided(model, batch, metadata, mask) for name, mask in masks.items()})
+            start += len(batch)
             parts.append({name: outputs[name].float().cpu() for name in _KEPT if name in outputs})
             advance(len(batch))
     model.train(was_training)
-    return {name: torch.cat([part[name] for part in parts], dim=-2).numpy() for name in parts[0]}
+    answers = {name: torch.cat([part[name] for part in parts], dim=-2).numpy() for name in parts[0]}
+    return answers | {f"decisions/{name}": torch.cat([part[name] for part in decisions]).numpy() for name in masks}
+
+
+def _decided(model: nn.Module, images: Tensor, metadata: Tensor, mask: Tensor) -> Tensor:
+    decided: Tensor = model(images, metadata.masked_fill(~mask, torch.nan))["logits"].argmax(1)
+    return decided.cpu()
 
 
 class _silent:

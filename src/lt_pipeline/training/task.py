@@ -16,11 +16,13 @@ class Batch:
         views: one normalised float tensor [B, 3, H, W] per view of the stage.
         labels: int64 [B].
         indices: int64 [B], positions in the training split.
+        metadata: float32 [B, d], or [B, T, d] for a text of T tokens; NaN is missing, None is a set without metadata.
     """
 
     views: tuple[Tensor, ...]
     labels: Tensor
     indices: Tensor
+    metadata: Tensor | None = None
 
 
 class Task(nn.Module):
