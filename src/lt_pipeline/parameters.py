@@ -1,12 +1,14 @@
 """All parameters of the project as one typed tree, checked as a whole before anything runs."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 
 from lt_pipeline.config import Config
 from lt_pipeline.data.config import BenchmarkConfig, SourceConfig
+from lt_pipeline.data.metadata_config import MetadataConfig
 from lt_pipeline.errors import LongTailError, nearest
 from lt_pipeline.methods import METHODS
 from lt_pipeline.training.config import ProtocolConfig, TrainerConfig
@@ -17,6 +19,11 @@ class PredictConfig(Config):
 
     images: str | None = None
     """Folder of images, searched recursively."""
+    metadata: str | None = None
+    """CSV or Parquet with the metadata that the network was trained with, found by the column ``metadata.key`` (a path in the folder); null
+    predicts from pixels alone."""
+    text_files: dict[str, tuple[str, str]] = Field(default_factory=dict)
+    """Embeddings and names of these images for each metadata group of texts, as (file, ids)."""
     method: str = "ride"
     """Whose checkpoint of this environment, seed and name is used."""
     checkpoint: str | None = None
@@ -24,6 +31,8 @@ class PredictConfig(Config):
     threshold: float | None = Field(None, ge=0, le=1)
     """Routing threshold; null takes the one the method was configured with."""
     on_bad_image: str = Field("error", pattern="^(error|skip)$")
+    on_bad_value: Literal["error", "missing"] = "error"
+    """What to do about metadata that do not fit their column."""
 
     @field_validator("method")
     @classmethod
@@ -40,6 +49,7 @@ class _Common(Config):
     """A name for this run; it becomes part of the output path, so that runs with other settings stand side by side."""
     source: SourceConfig
     benchmark: BenchmarkConfig
+    metadata: MetadataConfig = MetadataConfig()
     protocol: ProtocolConfig = ProtocolConfig()
     trainer: TrainerConfig = TrainerConfig()
     predict: PredictConfig = PredictConfig()
@@ -72,6 +82,9 @@ def imbalance_name(benchmark: BenchmarkConfig, seed: int) -> str:
         parts += ["first"] if benchmark.selection == "first" else []
         parts += [f"subset{benchmark.subsample_seed}"] if benchmark.subsample_seed else []
         parts += [f"max{benchmark.max_per_class}"] if benchmark.max_per_class else []
+    parts += [f"species{benchmark.species}"] if benchmark.species else []
+    if benchmark.labels:
+        parts += [f"labels{hashlib.blake2b(f'{benchmark.labels} {benchmark.labels_column}'.encode(), digest_size=4).hexdigest()}"]
     parts += ["sorted"] if benchmark.class_order == "descending" else []
     parts += [f"val{benchmark.validation_fraction:g}-seed{seed}"] if benchmark.validation_fraction else []
     return "-".join(parts)

@@ -116,3 +116,13 @@ def test_terminal_table_shows_answer_experts_and_calibration(routed_result):
 def test_terminal_table_leaves_out_empty_groups_and_takes_names_as_text():
     text = rendered(evaluate(plain(train_counts=[500, 400, 300], method="[bold]x[/nope]"))[0])
     assert "few" not in text and "[bold]x[/nope]" in text
+
+
+def test_groups_by_rank_stand_beside_the_shot_groups() -> None:
+    logits = np.eye(4, dtype=np.float32)[[0, 1, 2, 2]]
+    facts = {"train_counts": [5, 90, 30, 1], "rank_groups": [1, 3]}
+    metrics, _ = evaluate(Predictions(np.array(list("abcd")), np.arange(4), logits, np.stack([logits, logits]), facts=facts), draws=0)
+    assert [metrics[f"ranked/{name}"] for name in ("head", "mid", "tail")] == [1.0, 1.0, 0.0]
+    assert metrics["expert_1/ranked/tail"] == 0.0
+    with pytest.raises(LongTailError, match="only 4 classes"):
+        evaluate(Predictions(np.array(list("abcd")), np.arange(4), logits, facts={**facts, "rank_groups": [1, 4]}), draws=0)

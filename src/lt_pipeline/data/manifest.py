@@ -10,6 +10,7 @@ _common = {
     "class_name": pa.Column(str),
     "digest": pa.Column(str, pa.Check.str_matches(r"^[0-9a-f]{16}$")),
 }
+_metadata = {r"meta\..+": pa.Column(regex=True, required=False, nullable=True)}
 
 Manifest = pa.DataFrameSchema(
     {
@@ -19,12 +20,16 @@ Manifest = pa.DataFrameSchema(
         # of a source that lacks rows: the rank inside the class of the complete set, after the published shuffle and in file order; -1 unknown
         "lt_rank": pa.Column("int64", pa.Check.ge(-1), required=False),
         "first_rank": pa.Column("int64", pa.Check.ge(-1), required=False),
-        r"meta\..+": pa.Column(regex=True, required=False, nullable=True),
+        **_metadata,
     },
     strict=True,
     name="manifest",
 )
 """One row an image; row i is image i of the store. ``digest`` is BLAKE2b-64 of the stored bytes, of the pixels for arrays."""
 
-Split = pa.DataFrameSchema({**_common, "image": pa.Column("int64", pa.Check.ge(0), unique=True)}, strict=True, name="split")
-"""The chosen rows in training order; ``image`` is the row of the manifest."""
+Split = pa.DataFrameSchema(
+    {**_common, "image": pa.Column("int64", pa.Check.ge(0), unique=True), **_metadata},
+    strict=True,
+    name="split",
+)
+"""The chosen rows in training order; ``image`` is the row of the manifest. Its hash does not see metadata."""

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,11 @@ from numpy.typing import NDArray
 
 from lt_pipeline.data.config import BenchmarkConfig
 from lt_pipeline.data.images import ImageStore
+from lt_pipeline.data.labels import relabelled
 from lt_pipeline.data.longtail import class_counts, descending_class_map, select
+from lt_pipeline.data.metadata import PREFIX, encode_metadata
+from lt_pipeline.data.metadata_config import MetadataGroup
+from lt_pipeline.data.species import keep_species
 from lt_pipeline.errors import LongTailError
 
 logger = logging.getLogger(__name__)
@@ -34,12 +40,14 @@ class ImageSet:
         rows: row in the store of each image, int64 [N].
         labels: int64 [N]; -1 where unknown.
         sample_ids: names, N of them.
+        metadata: float32 [N, d], or [N, T, d] for a text of T tokens; NaN is missing, None is a set without metadata.
     """
 
     images: ImageStore
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     sample_ids: list[str]
+    metadata: NDArray[np.float32] | None = None
 
 
 def make_split(manifest: pd.DataFrame, benchmark: BenchmarkConfig, seed: int) -> pd.DataFrame:
@@ -55,6 +63,10 @@ def make_split(manifest: pd.DataFrame, benchmark: BenchmarkConfig, seed: int) ->
             lacks rows that the selection needs.
     """
     rows = manifest.assign(image=np.arange(len(manifest)))
+    if benchmark.labels:
+        rows = relabelled(rows, Path(benchmark.labels), benchmark.labels_column)
+    if benchmark.species:
+        rows = keep_species(rows, benchmark.species)
     parts = {part: rows[rows["split"] == part] for part in ("train", "val", "test")}
     for part in ("train", "test"):
         if parts[part].empty:
@@ -71,7 +83,8 @@ def make_split(manifest: pd.DataFrame, benchmark: BenchmarkConfig, seed: int) ->
             logger.warning("%d validation images of the source are not used: benchmark.validation_fraction cuts others.", len(validation))
         train, validation = stratified_cut(train, benchmark.validation_fraction, seed)
         validation = validation.assign(split="val")
-    split = pd.concat([train, validation, parts["test"]], ignore_index=True)[_COLUMNS]
+    split = pd.concat([train, validation, parts["test"]], ignore_index=True)
+    split = split[[*_COLUMNS, *(name for name in split if str(name).startswith(PREFIX))]]
     if benchmark.class_order == "descending":
         split["label"] = descending_class_map(np.bincount(parts["train"]["label"]))[split["label"]]
     return split
@@ -115,11 +128,19 @@ def class_statistics(split: pd.DataFrame) -> ClassStatistics:
     )
 
 
-def image_set(images: ImageStore, split: pd.DataFrame, part: str) -> ImageSet:
-    """Return one part of a split over its images."""
+def image_set(images: ImageStore, split: pd.DataFrame, part: str, metadata: Sequence[MetadataGroup] = ()) -> ImageSet:
+    """Return one part of a split over its images, with the metadata of these groups.
+
+    Raises:
+        LongTailError: for metadata that the groups do not allow.
+    """
     rows = split[split["split"] == part]
     return ImageSet(
-        images, rows["image"].to_numpy(np.int64, copy=True), rows["label"].to_numpy(np.int64, copy=True), rows["sample_id"].tolist()
+        images,
+        rows["image"].to_numpy(np.int64, copy=True),
+        rows["label"].to_numpy(np.int64, copy=True),
+        rows["sample_id"].tolist(),
+        encode_metadata(rows, metadata),
     )
 
 

@@ -95,3 +95,80 @@ class PredictionsDataset(_FolderDataset):
         with atomic_folder(self._filepath) as part:
             for selection, predictions in data.items():
                 predictions.to_parquet(part / f"{selection}.parquet")
+
+
+class _FileDataset(AbstractDataset[Any, Any]):
+    """A file in the catalog."""
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        """Point at ``filepath``; ``metadata`` is for Kedro-Viz."""
+        self._filepath, self.metadata = Path(filepath), metadata
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath.as_posix()}
+
+    def _exists(self) -> bool:
+        return self._filepath.exists()
+
+
+class FeaturesDataset(_FileDataset):
+    """Initial features of every image of a split, one safetensors file.
+
+    Example:
+        ``"{method}.features": {type: lt_pipeline.io.datasets.FeaturesDataset, filepath: data/04_feature/digits_lt/features.safetensors}``
+    """
+
+    def load(self) -> Any:
+        """Return the features."""
+        from lt_pipeline.training.features import load_features
+
+        return load_features(self._filepath)
+
+    def save(self, data: Any) -> None:
+        """Write the features atomically, unless the same ones lie there already."""
+        from lt_pipeline.training.features import FeatureCache, save_features
+
+        if FeatureCache(self._filepath).fingerprint() != data.fingerprint:
+            save_features(data, self._filepath)
+
+
+class FeatureCacheDataset(_FileDataset):
+    """The place of the features, for the node that makes them to look whether they are there."""
+
+    def load(self) -> Any:
+        """Return the cache."""
+        from lt_pipeline.training.features import FeatureCache
+
+        return FeatureCache(self._filepath)
+
+    def save(self, data: Any) -> NoReturn:
+        """Refuse: the features are written under their own name."""
+        raise DatasetError("A cache of features is only looked into; the features have a dataset of their own.")
+
+    def _exists(self) -> bool:
+        return True
+
+
+class NeighboursDataset(_FileDataset):
+    """The nearest images of each image and how similar they are, one safetensors file: ``indices`` and ``weights``, both [n, k].
+
+    Example:
+        ``"{method}.neighbours": {type: lt_pipeline.io.datasets.NeighboursDataset, filepath: data/04_feature/digits_lt/neighbours.safetensors}``
+    """
+
+    def load(self) -> Any:
+        """Return the graph."""
+        from safetensors.torch import load_file
+
+        from lt_pipeline.transport import NeighbourGraph
+
+        return NeighbourGraph(**load_file(self._filepath))
+
+    def save(self, data: Any) -> None:
+        """Write the graph atomically."""
+        from safetensors.torch import save_file
+
+        from lt_pipeline.files import atomic_file
+
+        with atomic_file(self._filepath) as part:
+            save_file(data.state(), part)

@@ -19,6 +19,8 @@ class Method:
         code: module with ``build_task(settings, stage, facts, previous) -> Task`` and ``build_network(settings, stage, facts) -> nn.Module``.
         stages: each stage with the earlier stages whose checkpoints it starts from; the last one is what predicts.
         routed: whether the network decides per image how many experts to ask.
+        metadata: whether its network takes what is known about an image beside the pixels.
+        experts: what the experts are called in tables, where they have names.
         first_images: benchmarks whose published cells keep the first n images of each class, where the field shuffles.
     """
 
@@ -27,6 +29,8 @@ class Method:
     code: str
     stages: Mapping[str, tuple[str, ...]]
     routed: bool = False
+    metadata: bool = False
+    experts: tuple[str, ...] = ()
     first_images: frozenset[str] = frozenset()
 
     @property
@@ -70,7 +74,23 @@ METHODS: dict[str, Method] = {
             first_images=frozenset({"cifar10_lt", "cifar100_lt"}),
         ),
         Method("mdcs", "lt_pipeline.methods.mdcs.config:Mdcs", "lt_pipeline.methods.mdcs.stages", {"experts": ()}),
+        Method(
+            "deit_lt",
+            "lt_pipeline.methods.deit_lt.config:DeitLt",
+            "lt_pipeline.methods.deit_lt.stages",
+            {"teacher": (), "student": ("teacher",)},
+            experts=("CLS token", "DIST token"),
+        ),
         Method("apa", "lt_pipeline.methods.apa.config:Apa", "lt_pipeline.methods.apa.stages", {"classifier": ()}),
+        Method("p2ot", "lt_pipeline.methods.p2ot.config:P2ot", "lt_pipeline.methods.p2ot.stages", {"clustering": ()}),
+        Method("sp2ot", "lt_pipeline.methods.p2ot.config:Sp2ot", "lt_pipeline.methods.p2ot.stages", {"clustering": ()}),
+        Method(
+            "metaformer",
+            "lt_pipeline.methods.metaformer.config:Metaformer",
+            "lt_pipeline.methods.metaformer.stages",
+            {"classifier": ()},
+            metadata=True,
+        ),
         Method(
             "baseline",
             "lt_pipeline.methods.baseline.config:Baseline",

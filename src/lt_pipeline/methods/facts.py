@@ -1,6 +1,7 @@
 """What a method knows about the data when it builds its network and losses."""
 
 from lt_pipeline.config import Config
+from lt_pipeline.data.metadata_config import MetadataGroup
 
 
 class DataFacts(Config):
@@ -13,6 +14,8 @@ class DataFacts(Config):
     """Height, width and channels of packed images; None where sizes vary."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    metadata: tuple[MetadataGroup, ...] = ()
+    """What the network may see beside the pixels; none for methods that look at pixels alone."""
 
     @property
     def num_classes(self) -> int:

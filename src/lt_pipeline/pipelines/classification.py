@@ -26,6 +26,7 @@ def classification(name: str) -> Pipeline:
             "trainer": "params:trainer",
             "protocol": "params:protocol",
             "benchmark": "params:benchmark",
+            "metadata": "params:metadata",
             "seed": "params:seed",
             "images": "images",
             "split": "split",
@@ -38,7 +39,7 @@ def classification(name: str) -> Pipeline:
     nodes += [
         Node(
             predict_test,
-            [f"{method.final_stage}_checkpoint", "images", "split", "params:trainer", "params:benchmark"],
+            [f"{method.final_stage}_checkpoint", "images", "split", "params:trainer", "params:benchmark", "params:metadata"],
             "predictions",
             name="predict",
         ),
@@ -54,6 +55,6 @@ def classification(name: str) -> Pipeline:
         nodes,
         namespace=name,
         inputs={"images", "split"},
-        parameters={f"params:{block}" for block in (name, "trainer", "protocol", "benchmark", "seed")},
+        parameters={f"params:{block}" for block in (name, "trainer", "protocol", "benchmark", "metadata", "seed")},
     )
     return data_pipeline() + template

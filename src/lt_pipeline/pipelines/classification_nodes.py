@@ -19,6 +19,7 @@ import pandas as pd
 
 from lt_pipeline.config import Config
 from lt_pipeline.data.config import BenchmarkConfig
+from lt_pipeline.data.metadata_config import MetadataConfig
 from lt_pipeline.methods import get_method
 from lt_pipeline.methods.facts import DataFacts
 from lt_pipeline.training.config import ProtocolConfig, StageConfig, TrainerConfig, scale_epochs, warn_beyond_the_end
@@ -36,13 +37,14 @@ def training_node(method: str, stage: str) -> Callable[..., Any]:
         trainer: TrainerConfig,
         protocol: ProtocolConfig,
         benchmark: BenchmarkConfig,
+        metadata: MetadataConfig,
         seed: int,
         images: Any,
         split: pd.DataFrame,
         workspace: Any,
         **previous: Any,
     ) -> tuple[Any, pd.DataFrame]:
-        return train_stage(method, stage, settings, trainer, protocol, benchmark, seed, images, split, workspace, previous)
+        return train_stage(method, stage, settings, trainer, protocol, benchmark, metadata, seed, images, split, workspace, previous)
 
     train.__name__ = f"train_{stage}"
     train.__doc__ = f"Train stage '{stage}' of {method}."
@@ -57,6 +59,7 @@ def train_stage(
     trainer: TrainerConfig,
     protocol: ProtocolConfig,
     benchmark: BenchmarkConfig,
+    metadata: MetadataConfig,
     seed: int,
     images: Any,
     split: pd.DataFrame,
@@ -68,23 +71,28 @@ def train_stage(
     A finished stage is reused when nothing that shapes its weights has changed: settings, seed, split, the checkpoints before it, and the
     project's code. ``trainer.resume=never`` always trains.
     """
+    from lt_pipeline.data.labels import has_labels
+    from lt_pipeline.data.metadata import fit_metadata
     from lt_pipeline.data.split import class_statistics, image_set, split_hash
-    from lt_pipeline.training.checkpoint import Checkpoint
-    from lt_pipeline.training.loop import Job, train
+    from lt_pipeline.errors import LongTailError
+    from lt_pipeline.training.loop import Job
 
+    if not has_labels(split):
+        raise LongTailError(f"{method} learns from labels, and the images have none; p2ot and sp2ot cluster images without labels.")
     described = get_method(method)
     typed = scale_epochs(settings, trainer.epochs_scale)
+    config: StageConfig = getattr(typed, stage)
     statistics = class_statistics(split)
     facts = DataFacts(
         class_names=statistics.names,
         train_counts=tuple(int(count) for count in statistics.counts),
         image_shape=images.shape,
-        mean=benchmark.mean,
-        std=benchmark.std,
+        mean=config.mean or benchmark.mean,
+        std=config.std or benchmark.std,
+        metadata=fit_metadata(split[split["split"] == "train"], metadata) if described.metadata else (),
     )
-    config: StageConfig = getattr(typed, stage)
     identity = split_hash(split)
-    monitors = _monitors(protocol, images, split)
+    monitors = _monitors(protocol, images, split, facts)
     later = [name for name in described.stages if name != stage]
     fingerprint = {
         "method": method,
@@ -100,60 +108,75 @@ def train_stage(
     }
     for name, checkpoint in previous.items():
         _same_split(checkpoint, identity, f"The {name} checkpoint")
-    finished = workspace.finished() if trainer.resume == "auto" else None
-    if finished is not None and finished.facts.get("fingerprint") == fingerprint and finished.facts.get("code") == code_digest():
-        logger.info("%s.%s is already trained with these settings and is reused; trainer.resume=never trains it again.", method, stage)
-        return finished, pd.DataFrame(finished.record["history"])
-
     longest = max(getattr(typed, name).epochs for name in described.stages)
     for name, block in typed:
         if isinstance(block, Config) and (name == stage or (name not in described.stages and config.epochs == longest)):
             warn_beyond_the_end(block, config.epochs, f"{method}.{name}")
-    result = train(
-        Job(
-            name=f"{method}.{stage}",
-            build=partial(described.load().build_task, typed, stage, facts, previous),
-            stage=config,
-            trainer=trainer,
-            seed=seed,
-            num_classes=facts.num_classes,
-            mean=benchmark.mean,
-            std=benchmark.std,
-            train=image_set(images, split, "train"),
-            monitors=monitors,
-            workspace=workspace,
-            fingerprint=fingerprint,
-        )
+    code = described.load()
+    job = Job(
+        name=f"{method}.{stage}",
+        build=partial(code.build_task, typed, stage, facts, previous),
+        stage=config,
+        trainer=trainer,
+        seed=seed,
+        num_classes=facts.num_classes,
+        mean=facts.mean,
+        std=facts.std,
+        train=image_set(images, split, "train", facts.metadata),
+        monitors=monitors,
+        workspace=workspace,
+        fingerprint=fingerprint,
     )
-    history = [{"stage": stage, **row} for row in result.history]
+    check = partial(code.before_training, typed, stage, facts, previous, job.train, trainer) if hasattr(code, "before_training") else None
+    return finished_stage(job, typed, {name: one.record.get("timing") for name, one in previous.items()}, check)
+
+
+def finished_stage(
+    job: Any, settings: Config, previous: dict[str, Any], check: Callable[[], None] | None = None
+) -> tuple[Any, pd.DataFrame]:
+    """Run a job, or find its finished checkpoint unchanged; return checkpoint and history.
+
+    Args:
+        job: with a fingerprint that has method, stage, data, split and seed.
+        settings: of the whole method, as they shape the stage.
+        previous: timing of the earlier stages.
+        check: what the method looks at before it trains; not called for a stage that is reused.
+    """
+    from lt_pipeline.training.checkpoint import Checkpoint
+    from lt_pipeline.training.loop import train
+
+    finished = job.workspace.finished() if job.trainer.resume == "auto" else None
+    if finished is not None and finished.facts.get("fingerprint") == job.fingerprint and finished.facts.get("code") == code_digest():
+        logger.info("%s is already trained with these settings and is reused; trainer.resume=never trains it again.", job.name)
+        return finished, pd.DataFrame(finished.record["history"])
+    if check is not None:
+        check()
+    result = train(job)
+    history = [{"stage": job.fingerprint["stage"], **row} for row in result.history]
     checkpoint = Checkpoint(
         result.selections,
         facts={
-            "method": method,
-            "stage": stage,
-            "settings": typed.model_dump(mode="json"),
-            "data": facts.model_dump(mode="json"),
-            "split_hash": identity,
-            "seed": seed,
-            "fingerprint": fingerprint,
+            **{name: job.fingerprint[name] for name in ("method", "stage", "data", "seed")},
+            "settings": settings.model_dump(mode="json"),
+            "split_hash": job.fingerprint["split"],
+            "fingerprint": job.fingerprint,
             "code": code_digest(),
             "versions": {package: version(package) for package in _PACKAGES},
         },
-        record={
-            "history": history,
-            "timing": result.timing,
-            "previous": {name: one.record.get("timing") for name, one in previous.items()},
-        },
+        record={"history": history, "timing": result.timing, "previous": previous},
     )
     return checkpoint, pd.DataFrame(history)
 
 
-def predict_test(checkpoint: Any, images: Any, split: pd.DataFrame, trainer: TrainerConfig, benchmark: BenchmarkConfig) -> dict[str, Any]:
-    """Read the test split, once, and return what the final network says about it, by selection.
+def predict_test(
+    checkpoint: Any, images: Any, split: pd.DataFrame, trainer: TrainerConfig, benchmark: BenchmarkConfig, metadata: MetadataConfig
+) -> dict[str, Any]:
+    """Read the test split, once, and return what the final network says about it, by selection; with all of the metadata and with less.
 
     Raises:
         LongTailError: if the checkpoint was trained on another split or on other classes.
     """
+    from lt_pipeline.data.metadata import values_to_report
     from lt_pipeline.data.split import class_statistics, image_set, split_hash
     from lt_pipeline.pipelines.inference import predictions_of
 
@@ -166,11 +189,14 @@ def predict_test(checkpoint: Any, images: Any, split: pd.DataFrame, trainer: Tra
         "shot_convention": benchmark.shot_convention,
         "shot_many": benchmark.shot_many,
         "shot_few": benchmark.shot_few,
+        "rank_groups": benchmark.rank_groups,
         "profile": benchmark.profile,
         "imbalance_factor": benchmark.imbalance_factor,
         "train_counts": [int(count) for count in class_statistics(split).counts],
     }
-    return predictions_of(checkpoint, image_set(images, split, "test"), trainer, facts)
+    groups = DataFacts.model_validate(checkpoint.facts["data"]).metadata
+    test = image_set(images, split, "test", groups)
+    return predictions_of(checkpoint, test, trainer, facts, values_to_report(split, metadata))
 
 
 def evaluate_predictions(predictions: dict[str, Any]) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -198,11 +224,12 @@ def report_node(routed: bool) -> Callable[..., tuple[Any, ...]]:
     ) -> tuple[Any, ...]:
         """Return the page and the figures of :func:`previewed_figures`."""
         from lt_pipeline.evaluation.figures import build_figures
+        from lt_pipeline.evaluation.metadata import group_table
         from lt_pipeline.evaluation.report import render_report
 
         last, history = predictions["last"], pd.concat(histories, ignore_index=True)
         figures = build_figures(last, metrics, per_class, history)
-        page = render_report(metrics, per_class, figures, run_facts(checkpoint, last.facts), history)
+        page = render_report(metrics, per_class, figures, run_facts(checkpoint, last.facts), history, group_table(last.labelled()))
         return page, *(figures[name] for name in previewed_figures(routed))
 
     return report
@@ -241,7 +268,7 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def _monitors(protocol: ProtocolConfig, images: Any, split: pd.DataFrame) -> dict[str, Any]:
+def _monitors(protocol: ProtocolConfig, images: Any, split: pd.DataFrame, facts: DataFacts) -> dict[str, Any]:
     from lt_pipeline.data.split import image_set
     from lt_pipeline.errors import LongTailError
 
@@ -249,9 +276,9 @@ def _monitors(protocol: ProtocolConfig, images: Any, split: pd.DataFrame) -> dic
     if protocol.select_on_validation:
         if not (split["split"] == "val").any():
             raise LongTailError("protocol.select_on_validation needs a validation part: set benchmark.validation_fraction above 0.")
-        monitors["validation"] = image_set(images, split, "val")
+        monitors["validation"] = image_set(images, split, "val", facts.metadata)
     if protocol.select_on_test:
-        monitors["test"] = image_set(images, split, "test")
+        monitors["test"] = image_set(images, split, "test", facts.metadata)
     return monitors
 
 

@@ -1,14 +1,17 @@
 """From a checkpoint to predictions."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from lt_pipeline.augment.config import PadCropView, View
+from lt_pipeline.data.metadata import kept_numbers
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.evaluation.predictions import Predictions
 from lt_pipeline.evaluation.routing import route
@@ -37,14 +40,27 @@ def build_network(checkpoint: Checkpoint, state: State | None = None) -> nn.Modu
     return network
 
 
-def predictions_of(checkpoint: Checkpoint, images: ImageSet, trainer: TrainerConfig, facts: dict[str, Any]) -> dict[str, Predictions]:
+def predictions_of(
+    checkpoint: Checkpoint,
+    images: ImageSet,
+    trainer: TrainerConfig,
+    facts: dict[str, Any],
+    groups: Mapping[str, NDArray[np.str_]] | None = None,
+) -> dict[str, Predictions]:
     """Return what each selection of a checkpoint says about a set of images.
 
     Every expert is asked about every image, so that accuracy can be told against cost at any threshold; the final ``logits`` are routed at
-    the configured threshold where there is a router.
+    the configured threshold where there is a router. A network that takes metadata answers with all of it, with none and with part.
+
+    Args:
+        checkpoint: of a final stage.
+        images: what to predict, with the metadata of the checkpoint's groups.
+        trainer: device, precision, batch size.
+        facts: context that the predictions carry.
+        groups: words for each image by which results are told apart.
     """
     return {
-        selection: _predict(checkpoint, state, images, trainer, {**facts, "protocol": PROTOCOLS[selection]})
+        selection: _predict(checkpoint, state, images, trainer, {**facts, "protocol": PROTOCOLS[selection]}, dict(groups or {}))
         for selection, state in checkpoint.selections.items()
     }
 
@@ -116,12 +132,24 @@ def _side(checkpoint: Checkpoint, images: ImageSet) -> tuple[int, int]:
     return (shape[0], shape[1]) if isinstance(view, PadCropView) and shape else (getattr(view, "size", 0),) * 2
 
 
-def _predict(checkpoint: Checkpoint, state: State, images: ImageSet, trainer: TrainerConfig, facts: dict[str, Any]) -> Predictions:
+def _predict(
+    checkpoint: Checkpoint,
+    state: State,
+    images: ImageSet,
+    trainer: TrainerConfig,
+    facts: dict[str, Any],
+    groups: dict[str, NDArray[np.str_]],
+) -> Predictions:
     data, settings = DataFacts.model_validate(checkpoint.facts["data"]), _settings(checkpoint)
     method = checkpoint.facts["method"]
     network = build_network(checkpoint, state)
     macs = macs_per_depth(network, _side(checkpoint, images))
-    outputs = run_model(network, images, _view(checkpoint), data.mean, data.std, trainer, title=f"{method}: predict")
+    kept = kept_numbers(data.metadata)
+    outputs = run_model(network, images, _view(checkpoint), data.mean, data.std, trainer, title=f"{method}: predict", kept=kept)
+    named = get_method(method).experts
+    code = get_method(method).load()
+    analysis = code.analyse(settings, network, images, _view(checkpoint), data, trainer) if hasattr(code, "analyse") else None
+    block = getattr(settings, "model", None) or getattr(settings, checkpoint.facts["stage"]).model
     predictions = Predictions(
         sample_ids=np.asarray(images.sample_ids),
         labels=images.labels,
@@ -129,10 +157,14 @@ def _predict(checkpoint: Checkpoint, state: State, images: ImageSet, trainer: Tr
         expert_logits=outputs["expert_logits"] if len(macs) > 1 else None,
         router_scores=outputs.get("router_scores"),
         macs_per_depth=macs,
+        with_part={name: outputs[f"decisions/{name}"] for name in kept if f"decisions/{name}" in outputs},
+        groups=groups,
         facts={
             "method": settings.loss.kind if method == "baseline" else method.removesuffix("_distilled"),
             "distilled": method.endswith("_distilled"),
-            "backbone": settings.model.backbone,
+            "backbone": block.backbone,
+            **({"expert_names": list(named)} if named else {}),
+            **({"analysis": analysis} if analysis else {}),
             "seed": checkpoint.facts["seed"],
             "precision": trainer.precision,
             "class_names": list(data.class_names),

@@ -20,6 +20,12 @@ _READERS = {
     "list_files": "list_files",
     "folder": "folder",
     "table": "table",
+    "inaturalist": "inaturalist",
+    "cub200": "birds",
+    "nabirds": "birds",
+    "aircraft": "aircraft",
+    "cars": "matlab",
+    "flowers": "matlab",
 }
 
 

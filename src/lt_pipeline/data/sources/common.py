@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import EncodedImages, ImageStore, PackedImages, Pixels, decode, to_square
+from lt_pipeline.data.species import cut_per_class
 from lt_pipeline.data.split import stratified_cut
 from lt_pipeline.errors import LongTailError, nearest
 from lt_pipeline.progress import progress
@@ -135,7 +136,11 @@ def _with_test_part(table: pd.DataFrame, source: SourceConfig) -> pd.DataFrame:
     if (table["split"] == "test").any():
         return table
     _check_that_a_test_part_can_be_cut(table)
-    train, test = stratified_cut(table[table["split"] == "train"], source.test_fraction, source.split_seed)
+    whole = table[table["split"] == "train"]
+    if source.test_per_class:
+        train, test = cut_per_class(whole, source.test_per_class, source.split_seed)
+    else:
+        train, test = stratified_cut(whole, source.test_fraction, source.split_seed)
     logger.info("The source has no test part: %d of %d images are set aside for it.", len(test), len(table))
     return pd.concat([train, table[table["split"] == "val"], test.assign(split="test")]).sort_index()
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
+from lt_pipeline.data.labels import UNLABELLED
 from lt_pipeline.data.sources.common import from_encoded, number_classes, root_of
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
@@ -18,16 +19,19 @@ _PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     """Return manifest and store of the tree; class names are folder names, numbered alphabetically.
 
+    With ``source.label_column`` null the images have no labels, and folders other than ``train/``, ``val/`` and ``test/`` mean nothing.
+
     Raises:
         LongTailError: if there is no image, a path leaves the root, or a class of the test part is not in train.
     """
     root = root_of(source)
+    read_part = _classes if source.label_column else _unlabelled
     if (root / "train").is_dir():
-        rows = [row for name, part in _PARTS.items() if (root / name).is_dir() for row in _classes(root, root / name, part)]
+        rows = [row for name, part in _PARTS.items() if (root / name).is_dir() for row in read_part(root, root / name, part)]
     elif part := next((name for name in _PARTS if (root / name).is_dir()), None):
         raise LongTailError(f"{root} has {part}/ but no train/; expected {root}/train/<class>/<image>.")
     else:
-        rows = _classes(root, root, "train")
+        rows = read_part(root, root, "train")
     if not rows:
         raise LongTailError(f"{root} holds no image in class folders; expected {root}/train/<class>/<image> or {root}/<class>/<image>.")
     table = pd.DataFrame(rows, columns=["sample_id", "split", "class_name", "file"]).assign(row=-1)
@@ -62,6 +66,13 @@ def _images(folder: Path) -> list[Path]:
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in SUFFIXES and not any(name.startswith(".") for name in path.relative_to(folder).parts) and path.is_file()
     ]
+
+
+def _unlabelled(root: Path, folder: Path, part: str) -> list[tuple[str, str, str, str]]:
+    relative = [path.relative_to(root).as_posix() for path in _images(folder)]
+    for file in relative:
+        inside(root, file)
+    return [(file, part, UNLABELLED, file) for file in relative]
 
 
 def _classes(root: Path, folder: Path, part: str) -> list[tuple[str, str, str, str]]:

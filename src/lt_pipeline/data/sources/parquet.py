@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
+from lt_pipeline.data.labels import UNLABELLED
 from lt_pipeline.data.sources.common import check_split_column, from_encoded, number_classes, parts_of, root_of
 from lt_pipeline.errors import LongTailError, nearest
 
@@ -24,10 +25,12 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     paths = [inside(root, name) for name in source.files] or sorted(root.glob("*.parquet"))
     if not paths:
         raise LongTailError(f"{root} holds no Parquet file.")
-    frame, column = read_tables(paths, root, (source.image_column,), (source.label_column,), source.split_column)
+    frame, column = read_tables(
+        paths, root, (source.image_column,), (source.label_column,) if source.label_column else (), source.split_column
+    )
     if source.id_column:
         frame["sample_id"] = _words(source.id_column, frame)
-    if source.class_name_column:
+    if source.class_name_column and source.label_column:
         frame["class_name"] = _words(source.class_name_column, frame)
         frame = frame.drop(columns=f"meta.{source.class_name_column}")
     elif frame["label"].dtype.kind in "iu":
@@ -48,7 +51,7 @@ def read_tables(
         paths: files under ``root``.
         root: what ``file`` is relative to.
         image_columns: possible names of the image column, the first that exists counts.
-        label_columns: likewise for the label.
+        label_columns: likewise for the label; none for images without labels.
         split_column: where it is missing, a file named ``test-...`` is test, one named ``val...`` is val, others are train.
 
     Raises:
@@ -60,7 +63,8 @@ def read_tables(
             names = pq.read_schema(path).names
         except (OSError, pa.ArrowInvalid) as error:
             raise LongTailError(f"{path} is not a readable Parquet file ({error}).") from error
-        image_column, label = _first(image_columns, names, path), _first(label_columns, names, path)
+        image_column = _first(image_columns, names, path)
+        label = _first(label_columns, names, path) if label_columns else None
         check_split_column(split_column, names, path)
         table = plain_table(path, [name for name in names if name != image_column])
         relative = path.relative_to(root).as_posix()
@@ -69,7 +73,7 @@ def read_tables(
             {
                 "sample_id": [f"{relative.removesuffix('.parquet')}-{row}" for row in range(len(table))],
                 "split": parts_of(table[split_column], f"{path} column '{split_column}'") if split_column in table else part,
-                "label": table[label],
+                "label": table[label] if label else UNLABELLED,
                 "file": relative,
                 "row": np.arange(len(table), dtype=np.int64),
             }

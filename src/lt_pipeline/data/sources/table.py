@@ -4,6 +4,7 @@ import pandas as pd
 
 from lt_pipeline.data.config import SourceConfig
 from lt_pipeline.data.images import ImageStore, inside
+from lt_pipeline.data.labels import UNLABELLED
 from lt_pipeline.data.sources.common import check_split_column, from_encoded, number_classes, parts_of, root_of
 from lt_pipeline.data.sources.parquet import plain_table
 from lt_pipeline.errors import LongTailError, nearest
@@ -11,6 +12,8 @@ from lt_pipeline.errors import LongTailError, nearest
 
 def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     """Return manifest and store of the one table in ``source.files``; labels are whole numbers, or names that are numbered alphabetically.
+
+    With ``source.label_column`` null the images have no labels.
 
     Raises:
         LongTailError: for a missing table or column, an empty label, path, id or class name, a fractional label, or a path that leaves the root.
@@ -34,7 +37,7 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
     files = table[source.image_column].astype(str)
     for file in files:
         inside(root, file)
-    labels = table[source.label_column]
+    labels = table[source.label_column] if source.label_column else pd.Series(UNLABELLED, table.index)
     if labels.dtype.kind == "f":
         raise LongTailError(f"{path} column '{source.label_column}' holds fractions; labels are whole numbers or names.")
     has_split = source.split_column is not None and source.split_column in table
@@ -43,7 +46,7 @@ def read(source: SourceConfig) -> tuple[pd.DataFrame, ImageStore]:
             "sample_id": (table[source.id_column] if source.id_column else files).astype(str),
             "split": parts_of(table[source.split_column], f"{path} column '{source.split_column}'") if has_split else "train",
             "label": labels,
-            "class_name": (table[source.class_name_column] if source.class_name_column else labels).astype(str),
+            "class_name": (table[source.class_name_column] if source.class_name_column and source.label_column else labels).astype(str),
             "file": files,
             "row": -1,
         }

@@ -1,11 +1,13 @@
 """Nodes of the data pipeline."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lt_pipeline.data.config import BenchmarkConfig, SourceConfig
+from lt_pipeline.data.metadata_config import MetadataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -19,11 +21,19 @@ def read_source(source: SourceConfig) -> tuple[pd.DataFrame, Any]:
     return manifest, images
 
 
-def cut_split(manifest: pd.DataFrame, benchmark: BenchmarkConfig, seed: int) -> pd.DataFrame:
-    """Return the long-tailed train rows and the test rows (and validation rows, if asked for), in order."""
+def cut_split(manifest: pd.DataFrame, benchmark: BenchmarkConfig, metadata: MetadataConfig, seed: int) -> pd.DataFrame:
+    """Return the long-tailed train rows and the test rows (and validation rows, if asked for), in order.
+
+    Metadata are read once here, so that a bad value is named before anything is trained.
+    """
+    from lt_pipeline.data.metadata import encode_metadata, fit_metadata, join_table, values_to_report
     from lt_pipeline.data.split import class_statistics, make_split, split_hash
 
+    if metadata.table:
+        manifest = join_table(manifest, Path(metadata.table), metadata.key)
     split = make_split(manifest, benchmark, seed)
+    encode_metadata(split, fit_metadata(split[split["split"] == "train"], metadata))
+    values_to_report(split, metadata)
     counts = class_statistics(split).counts
     logger.info(
         "Split %s: %d training images, %d classes from %d to %d images; %d test images.",

@@ -10,7 +10,7 @@ def create_pipeline(**_: object) -> Pipeline:
     return Pipeline(
         [
             Node(read_source, "params:source", ["manifest", "images"], name="ingest"),
-            Node(cut_split, ["manifest", "params:benchmark", "params:seed"], "split", name="split"),
+            Node(cut_split, ["manifest", "params:benchmark", "params:metadata", "params:seed"], "split", name="split"),
             Node(show_profile, ["split", "params:benchmark"], "class_profile", name="class_profile"),
         ]
     )

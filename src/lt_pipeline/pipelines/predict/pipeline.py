@@ -11,7 +11,7 @@ def create_pipeline(**_: object) -> Pipeline:
         [
             Node(
                 predict_folder,
-                ["predict_checkpoint", "params:predict", "params:source", "params:trainer"],
+                ["predict_checkpoint", "params:predict", "params:source", "params:metadata", "params:trainer"],
                 ["predicted_table", "predicted_csv"],
                 name="predict_folder",
             )
