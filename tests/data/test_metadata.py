@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from lt_pipeline.data.config import BenchmarkConfig, SourceConfig
 from lt_pipeline.data.manifest import Split
-from lt_pipeline.data.metadata import encode_metadata, fit_metadata, join_table, kept_numbers, no_metadata, values_to_report
+from lt_pipeline.data.metadata import (
+    encode_metadata,
+    fit_metadata,
+    join_table,
+    kept_numbers,
+    metadata_digest,
+    no_metadata,
+    values_to_report,
+)
 from lt_pipeline.data.metadata_config import MetadataConfig, MetadataGroup
 from lt_pipeline.data.sources import ingest
 from lt_pipeline.data.split import image_set, make_split, split_hash
@@ -291,6 +299,13 @@ def test_metadata_ride_along_and_the_hash_does_not_see_them() -> None:
     test = image_set(None, split, "test", groups)
     assert np.allclose(test.metadata[:, 0], (np.array([50, 60]) - 20) / np.std([10, 20, 30]), atol=1e-6)
     assert image_set(None, split, "test").metadata is None
+
+
+def test_corrected_metadata_change_the_digest_that_decides_about_training_again() -> None:
+    table = frame(latitude=[1.0, np.nan], longitude=[2.0, 3.0])
+    moved = table.assign(**{"meta.latitude": [1.5, np.nan]})
+    assert fit_metadata(table, config(PLACE)) == fit_metadata(moved, config(PLACE))  # nothing that travels with the checkpoint tells
+    assert metadata_digest(encoded(table, PLACE)) == metadata_digest(encoded(table.copy(), PLACE)) != metadata_digest(encoded(moved, PLACE))
 
 
 def test_benchmarks_without_metadata_have_the_split_that_they_had(shared_data: Path) -> None:

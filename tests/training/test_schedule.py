@@ -3,7 +3,7 @@ import math
 import pytest
 
 from lt_pipeline.training.clock import Clock
-from lt_pipeline.training.config import CosineSchedule, MultistepSchedule, StepCosineSchedule
+from lt_pipeline.training.config import CosineSchedule, MultistepSchedule, StepCosineSchedule, StepDecaySchedule, StepLinearSchedule
 from lt_pipeline.training.schedule import cosine, learning_rate, multistep_warmup, step_cosine
 
 
@@ -66,3 +66,16 @@ def test_pacos_schedules() -> None:
     ahead = CosineSchedule(warmup_epochs=10, one_ahead=True)
     rate = [learning_rate(ahead, 0.02, Clock(epoch, 1, 400)) for epoch in range(400)]
     assert rate[0] == pytest.approx(0.002) and rate[9] == pytest.approx(0.02) and rate[-1] > 0
+
+
+def test_metaformers_schedules_lag_a_step_behind() -> None:
+    schedule = StepCosineSchedule(final_lr=5e-7, warmup_epochs=20, warmup_start=5e-8, one_behind=True)
+    ahead = schedule.model_copy(update={"one_behind": False})
+    rates = [learning_rate(schedule, 5e-5, Clock(step, 11, 300)) for step in range(3300)]
+    assert rates[0] == rates[1] == 5e-8
+    assert rates[1:] == [learning_rate(ahead, 5e-5, Clock(step, 11, 300)) for step in range(3299)]
+    line = StepLinearSchedule(warmup_epochs=2, warmup_start=0.0)
+    assert learning_rate(line, 0.1, Clock(20, 10, 10)) == 0.1
+    assert learning_rate(line, 0.1, Clock(100, 10, 10)) == pytest.approx(0.001)
+    decay = StepDecaySchedule(decay_epochs=3, gamma=0.5, warmup_epochs=2, warmup_start=0.0)
+    assert [learning_rate(decay, 0.1, Clock(10 * epoch, 10, 10)) for epoch in (0, 1, 2, 3, 6)] == [0, 0.05, 0.1, 0.05, 0.025]

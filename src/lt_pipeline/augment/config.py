@@ -132,7 +132,9 @@ class TimmCropView(Config):
         if self.test_resize < self.size:
             raise ValueError(f"test_resize ({self.test_resize}) must be at least size ({self.size})")
         if self.policy != "none" and not _TIMM_POLICY.fullmatch(self.policy):
-            raise ValueError(f"unknown policy '{self.policy}'; it is none or timm's 'rand-' with sections, for example rand-m9-mstd0.5-inc1")
+            raise ValueError(
+                f"unknown policy '{self.policy}'; it is none or timm's 'rand-' with sections, for example rand-m9-mstd0.5-inc1"
+            )
         if self.policy != "none" and any(self.color_jitter):
             raise ValueError("policy and color_jitter exclude each other here; set color_jitter to four zeros")
         for name in ("scale", "ratio"):

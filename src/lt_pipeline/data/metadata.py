@@ -5,6 +5,7 @@ al., arXiv 2203.02751, section 3.3), after Mac Aodha et al. (ICCV 2019): a point
 """
 
 import fnmatch
+import hashlib
 import logging
 from collections.abc import Sequence
 from itertools import pairwise
@@ -70,6 +71,11 @@ def encode_metadata(frame: pd.DataFrame, groups: Sequence[MetadataGroup]) -> Vec
         return None
     encoded = [_encode(frame, group) for group in groups]
     return np.concatenate(encoded, axis=-1) if len(encoded) > 1 else encoded[0]
+
+
+def metadata_digest(vectors: Vectors) -> str:
+    """Return 16 hex digits over the vectors of a set: the split's hash does not see them."""
+    return hashlib.blake2b(np.ascontiguousarray(vectors).tobytes(), digest_size=8).hexdigest()
 
 
 def no_metadata(images: int, groups: Sequence[MetadataGroup]) -> Vectors | None:

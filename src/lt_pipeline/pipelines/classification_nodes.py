@@ -26,7 +26,7 @@ from lt_pipeline.training.config import ProtocolConfig, StageConfig, TrainerConf
 
 logger = logging.getLogger(__name__)
 _PACKAGES = ("lt-pipeline", "torch", "torchvision", "timm", "kedro", "numpy", "pandas")
-_SHAPES_WEIGHTS = ("augment", "data", "losses", "methods", "models", "training")
+_SHAPES_WEIGHTS = ("augment", "data", "losses", "methods", "models", "training", "transport")
 
 
 def training_node(method: str, stage: str) -> Callable[..., Any]:
@@ -72,7 +72,7 @@ def train_stage(
     project's code. ``trainer.resume=never`` always trains.
     """
     from lt_pipeline.data.labels import has_labels
-    from lt_pipeline.data.metadata import fit_metadata
+    from lt_pipeline.data.metadata import fit_metadata, metadata_digest
     from lt_pipeline.data.split import class_statistics, image_set, split_hash
     from lt_pipeline.errors import LongTailError
     from lt_pipeline.training.loop import Job
@@ -92,7 +92,7 @@ def train_stage(
         metadata=fit_metadata(split[split["split"] == "train"], metadata) if described.metadata else (),
     )
     identity = split_hash(split)
-    monitors = _monitors(protocol, images, split, facts)
+    train, monitors = image_set(images, split, "train", facts.metadata), _monitors(protocol, images, split, facts)
     later = [name for name in described.stages if name != stage]
     fingerprint = {
         "method": method,
@@ -105,6 +105,7 @@ def train_stage(
         "processes": trainer.processes * trainer.nodes,
         "monitors": sorted(monitors),
         "previous": {name: checkpoint.digest for name, checkpoint in previous.items()},
+        **({"metadata": metadata_digest(train.metadata)} if train.metadata is not None else {}),
     }
     for name, checkpoint in previous.items():
         _same_split(checkpoint, identity, f"The {name} checkpoint")
@@ -122,7 +123,7 @@ def train_stage(
         num_classes=facts.num_classes,
         mean=facts.mean,
         std=facts.std,
-        train=image_set(images, split, "train", facts.metadata),
+        train=train,
         monitors=monitors,
         workspace=workspace,
         fingerprint=fingerprint,

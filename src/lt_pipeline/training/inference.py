@@ -91,8 +91,8 @@ def run_model(
 
     Args:
         model: called with images [B, 3, H, W], and with their metadata if its ``takes_metadata`` is true. It
-            returns tensors by name; ``logits`` [B, C] is required, ``expert_logits`` [K, B, C], ``router_scores`` [B, K-1] and ``experts_used`` [B, 1]
-            may come beside it, others are dropped. It is put in evaluation mode and back.
+            returns tensors by name; ``logits`` [B, C] is required, ``expert_logits`` [K, B, C], ``router_scores`` [B, K-1] and ``experts_used``
+            [B, 1] may come beside it, others are dropped. It is put in evaluation mode and back.
         images: the set.
         view: the training view, whose test-time transform is used.
         mean: of the normalisation, per channel in [0, 1].

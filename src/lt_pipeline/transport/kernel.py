@@ -28,6 +28,7 @@ _BLOCK = 1 << 17
 """Numbers in a block of rows: 1 MiB in float64, which stays in the cache between the steps of a pass."""
 _MASS_ERROR = 1e-14
 """How exactly the transported mass is met."""
+_ROUNDING = 2.0**-52
 
 Group = dist.ProcessGroup | None
 
@@ -87,7 +88,7 @@ def transported_shares(height: Tensor, mass: float, total: int, start: float | N
         low, high = (u, high) if moved > mass else (low, u)
         newton = u + (moved - mass) / slope if slope > 0 else math.inf
         following = newton if low < newton < high else (low + high) / 2
-        if abs(moved - mass) <= _MASS_ERROR or abs(following - u) <= _MASS_ERROR * abs(u):
+        if abs(moved - mass) <= _MASS_ERROR or abs(following - u) <= _ROUNDING * abs(u):
             break
         u = following
     return share, u

@@ -13,7 +13,7 @@ from lt_pipeline.transport.curvature import EMPTY, Curvature
 from lt_pipeline.transport.kernel import LONGEST, Kernel, Point
 from lt_pipeline.transport.problem import Problem
 
-_FAR = 3.0
+_FAR = 6.0
 """Where a column holds more than this times too much, a plain update comes before a Newton step ..."""
 _UPDATES = 8
 """... but not more often than this."""
@@ -92,8 +92,8 @@ def _step(problem: Problem, kernel: Kernel, state: State, curvature: Curvature) 
     direction = curvature.solve(gradient, accuracy=min(0.1, max(state.error, 1e-4)))
     direction = torch.where(curvature.moving, direction, problem.scaled(v, state.log_mass) - v)
     slope = float(gradient @ direction)
-    if not slope < 0:
-        return None
+    if not slope < 0:  # rounding is all that is left of the gradient; empty columns, whose share in it underflows, may still be off
+        return None if bool(curvature.moving.all()) else _state(problem, kernel, kernel.at(problem.levelled(v + direction)))
     length = min(1.0, LONGEST / float(direction.max() - direction.min()))
     for _ in range(_TRIALS):
         point = kernel.at(problem.levelled(v + length * direction))

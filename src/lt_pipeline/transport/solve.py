@@ -10,7 +10,6 @@ from torch import Tensor
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.transport import scaling as loop
 from lt_pipeline.transport.kernel import Group, summed
-from lt_pipeline.transport.pot import pot
 from lt_pipeline.transport.problem import Columns, Problem, transport_problem
 from lt_pipeline.transport.result import ConvergenceWarning, Transport, as_tensor
 from lt_pipeline.transport.solver import SemiDual
@@ -70,8 +69,8 @@ def progressive_transport(
         prior: the columns' shares of the mass [K]; None makes them equal.
         potential: where to start, an earlier :attr:`Transport.potential` [K + 1] ([H, K + 1]).
         algorithm: semidual (converged), scaling (published, with its early stop), pot (POT, for the variants that it solves).
-        tolerance: largest relative error of a column's mass; by default 1e-9 for float64 and 5e-6 for float32. For ``scaling`` the
-        published rule's 1e-6.
+        tolerance: largest relative error of a column's mass; by default 1e-9 for float64 and 5e-6 for float32, and never below the rounding of
+            ``cost / epsilon``. For ``scaling`` the published rule's 1e-6.
         max_iterations: passes over the rows, by default 500; repeats of the loop, by default 1000.
         on_failure: what not converging is, an error or a :class:`ConvergenceWarning`.
         group: processes over which the rows are spread (not for pot); every process gets the same columns and its rows of the plan.
@@ -129,6 +128,8 @@ def _solve(
     if not bool(torch.isfinite(cost).all()):
         raise LongTailError("The cost holds numbers that are not finite (NaN or infinite).")
     if algorithm == "pot":
+        from lt_pipeline.transport.pot import pot  # POT takes seconds to import
+
         return pot(cost, problem, 1e-13 if tolerance is None else tolerance, most or _POT_REPEATS)
     total = int(summed(torch.tensor(float(len(cost)), dtype=torch.float64, device=cost.device), group))
     first = start if start is None or problem.mass < 1 else start[:-1]

@@ -23,6 +23,8 @@ _STEEP = 2e3
 """Spread of the costs in units of eps from which on a cold solve takes stages; the first stage has a quarter of it."""
 _FLOAT32 = 1e4
 """Spread in units of eps beyond which float32 exponentials are too coarse."""
+_ROUNDING = 2.0**-50
+"""Relative rounding of a potential, with room for sums; times the spread in units of eps, no column's mass is known better."""
 
 
 @dataclass
@@ -47,6 +49,7 @@ class SemiDual:
         self.spread = ends[0] + ends[1]
         if not self.spread < float("inf"):
             raise LongTailError("The cost holds numbers that are not finite (NaN or infinite); take it from log_softmax of finite logits.")
+        self.tolerance = max(self.tolerance, _ROUNDING * self.spread / self.problem.epsilon)
 
     def solve(self, start: Tensor | None, keep_plan: bool = True) -> Transport:
         """Return the solution from the potential ``start`` [K], None for a cold one."""
