@@ -82,15 +82,18 @@ class Case:
     fused: bool = True
     bf16: bool = False
     checkpointed: bool = False
+    compiled: bool = False
 
 
 CASES = {
     "published, fp32": Case(published=True, channels_last=False, fused=False),
     "ours, channels first": Case(channels_last=False, fused=False),
     "ours, fp32": Case(),
+    "ours, compiled": Case(compiled=True),
     "ours, checkpointed": Case(checkpointed=True),
     "published, bf16": Case(published=True, channels_last=False, fused=False, bf16=True),
     "ours, bf16": Case(bf16=True),
+    "ours, bf16, compiled": Case(bf16=True, compiled=True),
 }
 
 
@@ -105,6 +108,8 @@ class Step:
         self.network = published_way(network) if case.published else network
         layout = torch.channels_last if case.channels_last else torch.contiguous_format
         self.network.to(device).to(memory_format=layout).train()
+        if case.compiled:
+            self.network.compile(dynamic=False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), 1e-4, weight_decay=0.05, fused=case.fused or None)
         self.images = torch.randn(arguments.batch, 3, arguments.image, arguments.image).to(device).contiguous(memory_format=layout)
         self.metadata = torch.randn(arguments.batch, 7).to(device)
@@ -163,10 +168,11 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     arguments = parser.parse_args()
     if arguments.device == "cpu":
-        torch.set_num_threads(1)
+        torch.set_num_threads(arguments.threads)
     steps = {name: Step(CASES[name], arguments) for name in arguments.cases}
     with torch.no_grad():
         logits = {name: step.forward()[0].float() for name, step in steps.items()}
@@ -179,7 +185,7 @@ def main() -> None:
                 times[name].append(elapsed)
     first = arguments.cases[0]
     medians = {name: statistics.median(values) for name, values in times.items()}
-    unit = "CPU seconds of one thread" if arguments.device == "cpu" else "seconds"
+    unit = f"CPU seconds of {arguments.threads} thread(s)" if arguments.device == "cpu" else "seconds"
     print(f"{arguments.size}, {arguments.image} px, batch {arguments.batch}, {unit}, torch {torch.__version__}")
     print(f"{'':22s} {'step':>8s} {'speed-up':>9s} {'MiB kept':>9s} {'difference':>11s}")
     for name, median in medians.items():

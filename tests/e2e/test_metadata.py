@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_said(trained: Project, tmp_path: Path, image_folde
         with pytest.raises(LongTailError, match=sentence):
             answers(trained, image_folder, metadata=str(tmp_path / f"{name}.csv"))
     assert len(answers(trained, image_folder, metadata=str(tmp_path / "place.csv"), on_bad_value="missing")) == 48
-    with pytest.raises(LongTailError, match="predict.text_files names 'captions'; the network's groups of texts are none"):
+    with pytest.raises(LongTailError, match=r"predict\.text_files names 'captions'; the network's groups of texts are none"):
         answers(trained, image_folder, text_files={"captions": ("a", "b")})
     data = ["--pipeline=data", "--env=my_images"]
     assert "has no column 'file' to find the images by" in refused(

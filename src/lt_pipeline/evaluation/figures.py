@@ -319,7 +319,9 @@ def sizes_of_clusters(sizes: NDArray[np.int64], per_class: pd.DataFrame) -> go.F
     figure.update_layout(bargap=0.15 if len(ordered) <= 40 else 0)
     figure.update_xaxes(title="from the largest to the smallest")
     figure.update_yaxes(title="training images")
-    return _caption(figure, f"{_count(len(ordered), 'cluster')}, {total:,} training images. A clustering that has collapsed has a few large ones.")
+    return _caption(
+        figure, f"{_count(len(ordered), 'cluster')}, {total:,} training images. A clustering that has collapsed has a few large ones."
+    )
 
 
 def learning_curves(history: pd.DataFrame) -> go.Figure:
