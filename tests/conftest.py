@@ -4,7 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# the suite draws the same examples every time; `pytest --hypothesis-profile=default` explores
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

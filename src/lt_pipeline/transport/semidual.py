@@ -20,8 +20,10 @@ _UPDATES = 8
 _KEEP = 0.3
 """A factorised Hessian is kept while its steps shrink the error to this share."""
 _NEAR = 1e-3
-"""From here on a Newton step that leaves more than ``_GAIN`` of the error says that rounding is all that is left of it."""
+"""From here on Newton steps are full ones, and one that leaves more than ``_GAIN`` of the error says that rounding is all that is left of it ..."""
 _GAIN = 0.9
+_STALLS = 3
+"""... if that happens more often than this in a row: empty columns follow the others a step later."""
 _TRIALS = 12
 """Lengths of a step that are tried."""
 
@@ -48,7 +50,7 @@ def newton(problem: Problem, kernel: Kernel, v: Tensor, tolerance: float, most: 
     """
     state = _state(problem, kernel, kernel.rebase(problem.levelled(v)))
     curvature: Curvature | None = None
-    updates = _UPDATES
+    updates, stalls = _UPDATES, 0
     while state.error > tolerance and kernel.passes < most:
         if _dormant(problem, state) or (updates > 0 and state.error > _FAR):
             updates -= 1
@@ -60,13 +62,15 @@ def newton(problem: Problem, kernel: Kernel, v: Tensor, tolerance: float, most: 
         if curvature is None:
             curvature = Curvature(model or kernel, state.point if model is None else model.at(state.point.v), problem)
         following = _step(problem, kernel, state, curvature)
-        if following is not None and (state.error > _NEAR or following.error <= _GAIN * state.error):
+        gained = following is not None and (state.error > _NEAR or following.error <= _GAIN * state.error)
+        stalls = 0 if gained else stalls + 1
+        if following is not None and stalls <= _STALLS:
             served = curvature.factor is not None and following.error <= _KEEP * state.error
             state, curvature = following, curvature if served else None
         elif not fresh:
             curvature = None
         elif model is not None and kernel.keeps_rows:
-            model = curvature = None
+            model, curvature, stalls = None, None, 0
         else:
             break
     return state
@@ -91,10 +95,12 @@ def _step(problem: Problem, kernel: Kernel, state: State, curvature: Curvature) 
     v, gradient = state.point.v, state.point.mass - problem.wanted(state.point.v)
     direction = curvature.solve(gradient, accuracy=min(0.1, max(state.error, 1e-4)))
     direction = torch.where(curvature.moving, direction, problem.scaled(v, state.log_mass) - v)
+    length = min(1.0, LONGEST / max(float(direction.max() - direction.min()), 1e-300))
+    if state.error < _NEAR and kernel.keeps_rows:  # what small columns are off by is below the rounding of a slope: no search can see it
+        return _state(problem, kernel, kernel.at(problem.levelled(v + length * direction)))
     slope = float(gradient @ direction)
-    if not slope < 0:  # rounding is all that is left of the gradient; empty columns, whose share in it underflows, may still be off
-        return None if bool(curvature.moving.all()) else _state(problem, kernel, kernel.at(problem.levelled(v + direction)))
-    length = min(1.0, LONGEST / float(direction.max() - direction.min()))
+    if not slope < 0:
+        return None
     for _ in range(_TRIALS):
         point = kernel.at(problem.levelled(v + length * direction))
         end = float((point.mass - problem.wanted(point.v)) @ direction)

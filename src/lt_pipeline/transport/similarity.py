@@ -105,7 +105,7 @@ class Neighbours:
     @classmethod
     def _symmetric(cls, rows: Tensor, columns: Tensor, weights: Tensor, size: int) -> "Neighbours":
         both = torch.stack((torch.cat((rows, columns)), torch.cat((columns, rows))))
-        joined = torch.sparse_coo_tensor(both, torch.cat((weights, weights)).double(), (size, size)).coalesce()
+        joined = torch.sparse_coo_tensor(both, torch.cat((weights, weights)).double(), (size, size), check_invariants=False).coalesce()
         starts = torch.searchsorted(joined.indices()[0].contiguous(), torch.arange(size, device=rows.device))
         return cls(starts, joined.indices()[1].contiguous(), joined.values())
 

@@ -34,7 +34,7 @@ class MetaFGConfig(Config):
     last_only: bool = False
     """Classify by the class token of the last stage alone, instead of both attention stages'."""
     checkpointed: bool = False
-    """Compute the inside of convolutional blocks again in the backward pass: less than half the memory for a tenth more time, same result."""
+    """Compute the inside of convolutional blocks again in the backward pass: about a third of the memory for a quarter more time, same result."""
     weights: str | None = None
     """File to start from: the authors' ``.pth``, or a checkpoint of ours; at whatever resolution it was trained."""
     keep: tuple[Literal["head", "metadata"], ...] = ()
