@@ -7,6 +7,9 @@ from pydantic import Field, field_validator, model_validator
 
 from lt_pipeline.config import Config
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Normalisation of recipes that use ImageNet's statistics on every benchmark."""
+
 Positive = Annotated[float, Field(gt=0)]
 
 POLICIES = ("none", "autoaugment_imagenet", "randaugment")

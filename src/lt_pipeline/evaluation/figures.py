@@ -79,14 +79,14 @@ def class_profile(per_class: pd.DataFrame) -> go.Figure:
     counts = table["train_count"]
     ratio = counts.max() / max(int(counts.min()), 1)
     title = f"The largest class has {_times(ratio)} the training images of the smallest"
-    figure = _figure(title if ratio > 1 else "Every class has the same number of training images")
+    figure = styled(title if ratio > 1 else "Every class has the same number of training images")
     for group, part in _parts(table):
         figure.add_bar(
             x=part["rank"],
             y=part["train_count"],
             name=_group_label(group, len(part)),
             marker_color=COLOURS[group],
-            customdata=np.stack([_escaped(part["name"]), part["test_count"]], axis=1),
+            customdata=np.stack([escaped(part["name"]), part["test_count"]], axis=1),
             hovertemplate="<b>%{customdata[0]}</b><br>%{y} training images<br>%{customdata[1]} test images<extra></extra>",
         )
     figure.update_layout(bargap=0.15 if len(table) <= 40 else 0, barmode="overlay")
@@ -95,7 +95,7 @@ def class_profile(per_class: pd.DataFrame) -> go.Figure:
         figure.update_yaxes(type="log", dtick=1, range=[np.log10(0.7), np.log10(1.3 * counts.max())])
     _class_axis(figure, table)
     extent = f"{counts.max():,} in the largest class, {counts.min():,} in the smallest"
-    return _caption(figure, f"{len(table):,} classes, {counts.sum():,} training images: {extent}.")
+    return captioned(figure, f"{len(table):,} classes, {counts.sum():,} training images: {extent}.")
 
 
 def tail_accuracy(per_class: pd.DataFrame) -> go.Figure:
@@ -107,7 +107,7 @@ def tail_accuracy(per_class: pd.DataFrame) -> go.Figure:
 
     table = _by_count(per_class)
     means = {group: 100 * part["accuracy"].mean() for group, part in _parts(table) if part["accuracy"].notna().any()}
-    figure = _figure(_tail_title(means))
+    figure = styled(_tail_title(means))
     for group, part in _parts(table):
         figure.add_scatter(
             x=part["rank"],
@@ -120,7 +120,7 @@ def tail_accuracy(per_class: pd.DataFrame) -> go.Figure:
                 "size": 11 if len(table) <= 40 else 7 if len(table) <= 400 else 4,
                 "opacity": 0.85,
             },
-            customdata=np.stack([_escaped(part["name"]), part["train_count"], part["test_count"], _percent(part["precision"])], axis=1),
+            customdata=np.stack([escaped(part["name"]), part["train_count"], part["test_count"], _percent(part["precision"])], axis=1),
             hovertemplate="<b>%{customdata[0]}</b><br>accuracy %{y:.1f} %<br>precision %{customdata[3]}<br>%{customdata[1]} training images, "
             "%{customdata[2]} test images<extra></extra>",
         )
@@ -144,7 +144,7 @@ def tail_accuracy(per_class: pd.DataFrame) -> go.Figure:
         )
     figure.update_yaxes(title="test accuracy, %", range=[-3, 103])
     _class_axis(figure, table)
-    return _caption(
+    return captioned(
         figure,
         "One mark a class, from the most to the least frequent in training; dotted: the mean of each group, which the tables report.",
     )
@@ -161,7 +161,7 @@ def expert_groups(metrics: Mapping[str, Any]) -> go.Figure:
     best = max(metrics[f"expert_{index}/accuracy/all"] for index in range(int(metrics["experts"])))
     gain = 100 * (metrics["ensemble/accuracy/all"] - best)
     verdict = "beats the best expert by" if gain >= 0 else "falls behind the best expert by"
-    figure = _figure(f"The mean of the experts {verdict} {abs(gain):.1f} points")
+    figure = styled(f"The mean of the experts {verdict} {abs(gain):.1f} points")
     labels = [html.escape(label) for label, _ in rows][::-1]
     for key in keys:
         values = [100 * metrics[f"{prefix}accuracy/{key}"] if f"{prefix}accuracy/{key}" in metrics else None for _, prefix in rows][::-1]
@@ -176,7 +176,9 @@ def expert_groups(metrics: Mapping[str, Any]) -> go.Figure:
     figure.update_xaxes(title="test accuracy, %")
     figure.update_yaxes(showgrid=True)
     figure.update_layout(height=170 + 42 * len(rows))
-    return _caption(figure, "Each row is one answer of the same model. The further apart the experts' mistakes, the more their mean gains.")
+    return captioned(
+        figure, "Each row is one answer of the same model. The further apart the experts' mistakes, the more their mean gains."
+    )
 
 
 def cost_figure(curve: pd.DataFrame, threshold: float | None = None) -> go.Figure:
@@ -188,7 +190,7 @@ def cost_figure(curve: pd.DataFrame, threshold: float | None = None) -> go.Figur
     """
     in_macs = "mean_macs" in curve
     x = curve["mean_macs"] / 1e9 if in_macs else curve["mean_experts"]
-    figure = _figure(_cost_title(curve, x, threshold))
+    figure = styled(_cost_title(curve, x, threshold))
     for key in [key for key in ("all", *GROUPS) if key in curve]:
         figure.add_scatter(
             x=x,
@@ -213,7 +215,7 @@ def cost_figure(curve: pd.DataFrame, threshold: float | None = None) -> go.Figur
             )
     figure.update_xaxes(title="GMACs per image, mean" if in_macs else "experts per image, mean")
     figure.update_yaxes(title="test accuracy, %")
-    return _caption(
+    return captioned(
         figure,
         "Left end: the first expert alone; right end: all experts for every image. Read off the test set, so not a way to choose a threshold.",
     )
@@ -231,7 +233,7 @@ def reliability(bins: pd.DataFrame, ece: float) -> go.Figure:
     filled = bins[bins["count"] > 0]
     bias = float((filled["gap"] * filled["count"]).sum() / filled["count"].sum())
     verdict = "over-confident" if bias < -0.01 else "under-confident" if bias > 0.01 else "neither over- nor under-confident on the whole"
-    figure = _figure(
+    figure = styled(
         f"The model is {verdict}: calibration error {100 * ece:.1f} %",
         make_subplots(rows=2, shared_xaxes=True, row_heights=[0.74, 0.26], vertical_spacing=0.04),
     )
@@ -265,7 +267,7 @@ def reliability(bins: pd.DataFrame, ece: float) -> go.Figure:
     figure.update_xaxes(title="confidence of the answer, %", row=2, col=1)
     figure.update_yaxes(title="accuracy, %", range=[0, 103], row=1, col=1)
     figure.update_yaxes(title="images, %", row=2, col=1)
-    return _caption(
+    return captioned(
         figure,
         "A calibrated model that says 70 % is right 70 % of the time: its bars end at the dashed line. Below: how often each confidence occurs.",
     )
@@ -279,7 +281,7 @@ def confusions(pairs: pd.DataFrame) -> go.Figure:
     """
     table = pairs.iloc[::-1]
     first = pairs.iloc[0]
-    figure = _figure(
+    figure = styled(
         f"“{_short(first['true_name'])}” is taken for “{_short(first['predicted_name'])}” in {100 * first['rate']:.0f} % of its images"
     )
     names = [f"{_short(true)} → {_short(predicted)}" for true, predicted in zip(table["true_name"], table["predicted_name"], strict=True)]
@@ -290,13 +292,13 @@ def confusions(pairs: pd.DataFrame) -> go.Figure:
         y=places,
         orientation="h",
         marker_color=SERIES[0],
-        customdata=np.stack([_escaped(table["true_name"]), _escaped(table["predicted_name"]), table["count"]], axis=1),
+        customdata=np.stack([escaped(table["true_name"]), escaped(table["predicted_name"]), table["count"]], axis=1),
         hovertemplate="<b>%{customdata[0]}</b> taken for <b>%{customdata[1]}</b><br>%{x:.1f} % of its test images (%{customdata[2]})<extra></extra>",
     )
     figure.update_yaxes(tickvals=places, ticktext=names, showgrid=False)
     figure.update_xaxes(title="% of the true class", rangemode="tozero")
     figure.update_layout(height=130 + 24 * len(names), showlegend=False)
-    return _caption(figure, "True class → what the model said; the hardest pairs first.")
+    return captioned(figure, "True class → what the model said; the hardest pairs first.")
 
 
 def sizes_of_clusters(sizes: NDArray[np.int64], per_class: pd.DataFrame) -> go.Figure:
@@ -309,7 +311,7 @@ def sizes_of_clusters(sizes: NDArray[np.int64], per_class: pd.DataFrame) -> go.F
     ordered, total = np.sort(sizes)[::-1], max(int(sizes.sum()), 1)
     empty = int((sizes == 0).sum())
     title = f"The largest cluster holds {100 * ordered[0] / total:.0f} % of the images"
-    figure = _figure(title + (f", {_count(empty, 'cluster')} none" if empty else ""))
+    figure = styled(title + (f", {_count(empty, 'cluster')} none" if empty else ""))
     hover = "%{y} images<extra></extra>"
     figure.add_bar(x=np.arange(1, len(ordered) + 1), y=ordered, name="clusters", marker_color=SERIES[0], hovertemplate=hover)
     if len(per_class):
@@ -319,7 +321,7 @@ def sizes_of_clusters(sizes: NDArray[np.int64], per_class: pd.DataFrame) -> go.F
     figure.update_layout(bargap=0.15 if len(ordered) <= 40 else 0)
     figure.update_xaxes(title="from the largest to the smallest")
     figure.update_yaxes(title="training images")
-    return _caption(
+    return captioned(
         figure, f"{_count(len(ordered), 'cluster')}, {total:,} training images. A clustering that has collapsed has a few large ones."
     )
 
@@ -348,7 +350,7 @@ def learning_curves(history: pd.DataFrame) -> go.Figure:
         horizontal_spacing=min(0.12, 0.5 / len(stages)),
     )
     epochs = [int((table["stage"] == stage).sum()) for stage in stages]
-    figure = _figure(f"Training took {_count(sum(epochs), 'epoch')}" + (f" in {len(stages)} stages" if len(stages) > 1 else ""), grid)
+    figure = styled(f"Training took {_count(sum(epochs), 'epoch')}" + (f" in {len(stages)} stages" if len(stages) > 1 else ""), grid)
     colours = {column: SERIES[index % len(SERIES)] for index, column in enumerate([*losses, *watched])}
     named: set[str] = set()
 
@@ -390,10 +392,11 @@ def learning_curves(history: pd.DataFrame) -> go.Figure:
         if "test/accuracy" in watched
         else ""
     )
-    return _caption(figure, "Means over each epoch's training images." + note)
+    return captioned(figure, "Means over each epoch's training images." + note)
 
 
-def _figure(title: str, figure: go.Figure | None = None) -> go.Figure:
+def styled(title: str, figure: go.Figure | None = None) -> go.Figure:
+    """Return ``figure``, a new one by default, with the title and in the style that all figures share."""
     import plotly.graph_objects as go
 
     figure = go.Figure() if figure is None else figure
@@ -415,7 +418,8 @@ def _figure(title: str, figure: go.Figure | None = None) -> go.Figure:
     return figure
 
 
-def _caption(figure: go.Figure, caption: str) -> go.Figure:
+def captioned(figure: go.Figure, caption: str) -> go.Figure:
+    """Return the figure with a sentence on how to read it."""
     return figure.update_layout(meta={"caption": caption})
 
 
@@ -478,7 +482,8 @@ def _times(ratio: float) -> str:
     return f"{ratio:.0f} times" if ratio >= 9.5 else f"{ratio:.1f} times"
 
 
-def _escaped(names: pd.Series) -> list[str]:
+def escaped(names: pd.Series) -> list[str]:
+    """Return words from users as plotly may show them."""
     return [html.escape(str(name)) for name in names]
 
 

@@ -90,11 +90,11 @@ def masking_figure(metrics: Mapping[str, Any], parts: list[str]) -> go.Figure:
         metrics: with :func:`metadata_scores`.
         parts: of the metadata, ``none`` among them.
     """
-    from lt_pipeline.evaluation.figures import COLOURS, SYMBOLS, _caption, _figure
+    from lt_pipeline.evaluation.figures import COLOURS, SYMBOLS, captioned, styled
 
     rows = [("all", ""), *((part, f"metadata/{part}/") for part in [*(part for part in parts if part != NONE), NONE])]
     gain = 100 * (metrics["accuracy/all"] - metrics[f"metadata/{NONE}/accuracy/all"])
-    figure = _figure(f"The metadata {'bring' if gain >= 0 else 'cost'} {abs(gain):.1f} points")
+    figure = styled(f"The metadata {'bring' if gain >= 0 else 'cost'} {abs(gain):.1f} points")
     for key in ("all", *GROUPS):
         if f"accuracy/{key}" in metrics:
             figure.add_scatter(
@@ -109,7 +109,7 @@ def masking_figure(metrics: Mapping[str, Any], parts: list[str]) -> go.Figure:
     figure.update_xaxes(title="test accuracy, %")
     figure.update_yaxes(title="metadata shown", showgrid=True)
     figure.update_layout(height=190 + 42 * len(rows))
-    return _caption(figure, "The same network on the same images, shown all, part and none of what is known beside the pixels.")
+    return captioned(figure, "The same network on the same images, shown all, part and none of what is known beside the pixels.")
 
 
 def group_figure(table: pd.DataFrame) -> go.Figure:
@@ -118,11 +118,11 @@ def group_figure(table: pd.DataFrame) -> go.Figure:
     Args:
         table: of :func:`group_table`.
     """
-    from lt_pipeline.evaluation.figures import COLOURS, SERIES, _caption, _escaped, _figure
+    from lt_pipeline.evaluation.figures import COLOURS, SERIES, captioned, escaped, styled
 
     lowest = (table[table["value"] != "missing"] if (table["value"] != "missing").any() else table).nsmallest(1, "accuracy")
-    figure = _figure(f"Accuracy is lowest where {_escaped(lowest['column'])[0]} is {_escaped(lowest['value'])[0]}")
-    labels = [f"{column}: {value}" for column, value in zip(_escaped(table["column"]), _escaped(table["value"]), strict=True)]
+    figure = styled(f"Accuracy is lowest where {escaped(lowest['column'])[0]} is {escaped(lowest['value'])[0]}")
+    labels = [f"{column}: {value}" for column, value in zip(escaped(table["column"]), escaped(table["value"]), strict=True)]
     figure.add_scatter(
         x=100 * table["accuracy"],
         y=labels,
@@ -151,7 +151,7 @@ def group_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title="test accuracy, %")
     figure.update_yaxes(autorange="reversed", showgrid=True)
     figure.update_layout(height=150 + 30 * len(table))
-    return _caption(
+    return captioned(
         figure, "Groups differ in their classes too: compare the marks of one row, and rows with care. Bars: 95 %, test images only."
     )
 

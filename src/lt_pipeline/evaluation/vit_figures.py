@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lt_pipeline.evaluation.figures import COLOURS, SERIES, _caption, _figure
+from lt_pipeline.evaluation.figures import COLOURS, SERIES, captioned, styled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -35,7 +35,7 @@ def rank_figure(analysis: Mapping[str, Any]) -> go.Figure:
         if last[lowest] != last[highest]
         else f"After the last block both tokens need {last[lowest]} directions"
     )
-    figure = _figure(title)
+    figure = styled(title)
     for number, name in enumerate(analysis["rank"]):
         blocks = np.arange(1, len(analysis["rank"][name]) + 1)
         for key, dash, label in (("rank", "solid", "directions"), ("effective_rank", "dot", "effective rank")):
@@ -49,7 +49,7 @@ def rank_figure(analysis: Mapping[str, Any]) -> go.Figure:
             )
     figure.update_xaxes(title="block", dtick=1)
     figure.update_yaxes(title="rank", rangemode="tozero")
-    return _caption(
+    return captioned(
         figure,
         f"Principal directions that hold {100 * analysis['variance']:g} % of the variance of a token over {analysis['images']} test images, and "
         "exp of the entropy of the singular values. The teacher's flat minimum is meant to make the distilled token's features low-rank.",
@@ -60,7 +60,7 @@ def attention_figure(analysis: Mapping[str, Any]) -> go.Figure:
     """Mean attention distance of each head, block by block."""
     distances = [sorted(heads) for heads in analysis["attention_distance"]]
     means = [float(np.mean(heads)) for heads in distances]
-    figure = _figure(f"Heads look {means[0]:.0f} pixels far in the first block, {means[-1]:.0f} in the last")
+    figure = styled(f"Heads look {means[0]:.0f} pixels far in the first block, {means[-1]:.0f} in the last")
     for block, heads in enumerate(distances, 1):
         figure.add_scatter(
             x=[block] * len(heads),
@@ -82,7 +82,7 @@ def attention_figure(analysis: Mapping[str, Any]) -> go.Figure:
     )
     figure.update_xaxes(title="block", dtick=1)
     figure.update_yaxes(title="mean attention distance, pixels", rangemode="tozero")
-    return _caption(
+    return captioned(
         figure,
         "Distance from a patch to the patches it attends to, weighted by the attention. Small distances in the first blocks are the locality that "
         "a convolutional teacher hands on.",
@@ -97,7 +97,7 @@ def diversity_figure(analysis: Mapping[str, Any], history: pd.DataFrame | None) 
         history: columns epoch, ``token_similarity`` and, with a teacher, ``teacher_accuracy``; other stages have none.
     """
     share = 100 * analysis["disagreement"]
-    figure = _figure(f"The two heads disagree on {share:.0f} % of the images; their tokens' cosine is {analysis['similarity']:.2f}")
+    figure = styled(f"The two heads disagree on {share:.0f} % of the images; their tokens' cosine is {analysis['similarity']:.2f}")
     lines = {"token_similarity": "cosine of the tokens", "teacher_accuracy": "teacher right, share of the images as trained on"}
     for number, (column, name) in enumerate(lines.items()):
         if history is not None and column in history and history[column].notna().any():
@@ -112,7 +112,7 @@ def diversity_figure(analysis: Mapping[str, Any], history: pd.DataFrame | None) 
             )
     figure.update_xaxes(title="epoch")
     figure.update_yaxes(title="share or cosine")
-    return _caption(
+    return captioned(
         figure,
         "On mixed and strongly augmented images the teacher is often wrong; what it says there keeps the tokens apart, one the expert of "
         "frequent classes, one of rare ones.",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lt_pipeline.augment.config import PadCropView, TimmCropView, View
+from lt_pipeline.augment.config import IMAGENET_MEAN, IMAGENET_STD, PadCropView, TimmCropView, View
 from lt_pipeline.config import Config
 from lt_pipeline.models.config import Backbone, StartConfig
 from lt_pipeline.training.config import (
@@ -17,8 +17,6 @@ from lt_pipeline.training.config import (
     StageConfig,
     StepCosineSchedule,
 )
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TeacherModelConfig(StartConfig):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from lt_pipeline.augment.config import TimmCropView, View
+from lt_pipeline.augment.config import IMAGENET_MEAN, IMAGENET_STD, TimmCropView, View
 from lt_pipeline.config import Config
 from lt_pipeline.models.config import ExpertsConfig
 from lt_pipeline.training.config import (
@@ -17,7 +17,6 @@ from lt_pipeline.training.config import (
     StepCosineSchedule,
 )
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RECIPE_IMAGES = 512
 """Images a step for which the official rates are meant; they grow with the step."""
 
