@@ -100,11 +100,15 @@ class MetadataNetwork(nn.Module):
         self.fusion = TokenFusion(metadata, width) if tokens else LateFusion(metadata, width)
         self.head = LinearClassifier(width, num_classes)
 
+    def look(self, images: Tensor) -> Tensor:
+        """Return features [B, D], or [B, N, D] for token fusion, of images [B, 3, H, W] alone."""
+        backbone: Any = self.backbone
+        features: Tensor = self._places(backbone.forward_features(images)) if self.tokens else backbone(images)
+        return features
+
     def trunk(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
         """Return fused features [B, D] of images [B, 3, H, W] and metadata."""
-        backbone: Any = self.backbone
-        features = self._places(backbone.forward_features(images)) if self.tokens else backbone(images)
-        fused: Tensor = self.fusion(features, metadata)
+        fused: Tensor = self.fusion(self.look(images), metadata)
         return fused
 
     @property
@@ -114,7 +118,11 @@ class MetadataNetwork(nn.Module):
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
         """Return ``logits`` [B, C] and ``features`` [B, D] of images [B, 3, H, W] and metadata, None being all missing."""
-        features = self.trunk(images, metadata)
+        return self.answer(self.look(images), metadata)
+
+    def answer(self, seen: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the same of what :meth:`look` has returned and metadata."""
+        features = self.fusion(seen, metadata)
         return {"logits": self.head(features), "features": features}
 
     def _places(self, features: Tensor) -> Tensor:
@@ -146,9 +154,14 @@ class MetadataExperts(nn.Module):
         self.num_experts, self.feature_dim, self.num_classes = network.num_experts, network.feature_dim, network.num_classes
         self.fusions = nn.ModuleList(LateFusion(metadata, network.feature_dim) for _ in network.experts)
 
+    def look(self, images: Tensor) -> Tensor:
+        """Return the trunk's feature map of images [B, 3, H, W] alone."""
+        maps: Tensor = self.network.trunk(images)
+        return maps
+
     def trunk(self, images: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return what the experts share: the trunk's feature map, and the metadata."""
-        return self.network.trunk(images), metadata
+        return self.look(images), metadata
 
     @property
     def experts(self) -> tuple[Callable[[tuple[Tensor, Tensor | None]], tuple[Tensor, Tensor]], ...]:
@@ -157,8 +170,11 @@ class MetadataExperts(nn.Module):
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
         """Return ``logits`` [B, C], ``expert_logits`` [K, B, C] and ``features`` [K, B, D] of images and metadata, None being all missing."""
-        shared = self.trunk(images, metadata)
-        logits, features = zip(*(expert(shared) for expert in self.experts), strict=True)
+        return self.answer(self.look(images), metadata)
+
+    def answer(self, seen: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the same of what :meth:`look` has returned and metadata."""
+        logits, features = zip(*(expert((seen, metadata)) for expert in self.experts), strict=True)
         expert_logits = torch.stack(logits)
         return {"logits": expert_logits.mean(0), "expert_logits": expert_logits, "features": torch.stack(features)}
 

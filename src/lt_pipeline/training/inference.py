@@ -3,17 +3,19 @@
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from lt_pipeline.augment.config import View
 from lt_pipeline.augment.normalise import Normalise
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.progress import progress
+from lt_pipeline.training.allocator import keep_freed_memory
 from lt_pipeline.training.config import TrainerConfig
 from lt_pipeline.training.feed import evaluation_batches
 
@@ -90,25 +92,27 @@ def run_model(
     """Return everything the model says about each image of a set, in order.
 
     Args:
-        model: called with images [B, 3, H, W], and with their metadata if its ``takes_metadata`` is true. It
-            returns tensors by name; ``logits`` [B, C] is required, ``expert_logits`` [K, B, C], ``router_scores`` [B, K-1] and ``experts_used``
-            [B, 1] may come beside it, others are dropped. It is put in evaluation mode and back.
+        model: called with images [B, 3, H, W]. It returns tensors by name; ``logits`` [B, C] is required, ``expert_logits`` [K, B, C],
+            ``router_scores`` [B, K-1] and ``experts_used`` [B, 1] may come beside it, others are dropped. If its ``takes_metadata`` is true, its
+            ``look`` sees the images, and its ``answer`` what that returned and the metadata. It is put in evaluation mode and back.
         images: the set.
         view: the training view, whose test-time transform is used.
         mean: of the normalisation, per channel in [0, 1].
         std: likewise.
         trainer: device, precision and batch size.
         title: shows progress under this name; silent when empty.
-        kept: further answers wanted of a model that takes metadata, by name: which of its d numbers it sees for them, bool [d]. Each is one more
-            forward pass over the same decoded batches.
+        kept: further answers wanted of a model that takes metadata, by name: which of its d numbers it sees for them, bool [d]. Each image is
+            looked at once for all of them.
 
     Returns:
         float32 arrays by name; the image axis (the second last) runs over the whole set. For each name in ``kept`` also the class decided for,
         int64 [N], as ``decisions/<name>``.
     """
+    keep_freed_memory()
     device = choose_device(trainer.device)
     layout = memory_format(device, trainer)
     model = model.to(device).to(memory_format=layout)
+    network: Any = model
     was_training, parts, decisions = model.training, [], []
     given = images.metadata if getattr(model, "takes_metadata", False) else None
     masks = {name: torch.from_numpy(mask).to(device) for name, mask in (kept or {}).items()} if given is not None else {}
@@ -121,20 +125,16 @@ def run_model(
                 if given is None:
                     outputs = model(batch)
                 else:
-                    metadata = torch.from_numpy(given[start : start + len(batch)]).to(device)
-                    outputs = model(batch, metadata)
-                    decisions.append({name: _decided(model, batch, metadata, mask) for name, mask in masks.items()})
+                    metadata, seen = torch.from_numpy(given[start : start + len(batch)]).to(device), network.look(batch)
+                    outputs = network.answer(seen, metadata)
+                    partly = ((name, network.answer(seen, metadata.masked_fill(~mask, torch.nan))) for name, mask in masks.items())
+                    decisions.append({name: answer["logits"].argmax(1).cpu() for name, answer in partly})
             start += len(batch)
             parts.append({name: outputs[name].float().cpu() for name in _KEPT if name in outputs})
             advance(len(batch))
     model.train(was_training)
     answers = {name: torch.cat([part[name] for part in parts], dim=-2).numpy() for name in parts[0]}
     return answers | {f"decisions/{name}": torch.cat([part[name] for part in decisions]).numpy() for name in masks}
-
-
-def _decided(model: nn.Module, images: Tensor, metadata: Tensor, mask: Tensor) -> Tensor:
-    decided: Tensor = model(images, metadata.masked_fill(~mask, torch.nan))["logits"].argmax(1)
-    return decided.cpu()
 
 
 class _silent:

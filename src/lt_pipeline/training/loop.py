@@ -20,6 +20,7 @@ from lt_pipeline.augment.normalise import Normalise
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.progress import progress
+from lt_pipeline.training.allocator import keep_freed_memory
 from lt_pipeline.training.checkpoint import State, portable
 from lt_pipeline.training.clock import Clock
 from lt_pipeline.training.config import StageConfig, TrainerConfig
@@ -152,6 +153,7 @@ class _Run:
 
     def __init__(self, job: Job) -> None:
         self.job, self.stage = job, job.stage
+        keep_freed_memory()
         if job.trainer.threads:
             torch.set_num_threads(job.trainer.threads)
         self.device = choose_device(job.trainer.device)

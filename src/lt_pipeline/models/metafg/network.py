@@ -144,19 +144,30 @@ class MetaFG(nn.Module):
             if isinstance(module, MBConv):
                 module.checkpointed = checkpointed
 
-    def trunk(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
-        """Return features [B, D] of images [B, 3, S, S] and their metadata; see :mod:`~lt_pipeline.models.metadata_encoder`.
+    def look(self, images: Tensor) -> Tensor:
+        """Return the convolutional stages' maps [B, D2, S/8, S/8] of images [B, 3, S, S], which metadata has no part in.
 
         Raises:
-            LongTailError: if the images or the metadata have another shape than the network was made for.
+            LongTailError: if the images have another size than the network was made for.
         """
         if images.shape[-2:] != (self.image_size, self.image_size):
             raise LongTailError(
                 f"This MetaFG was made for images of {self.image_size}x{self.image_size} pixels, not {images.shape[-2]}x{images.shape[-1]}: "
                 "set model.metafg.image_size and the view's size to the same number."
             )
-        tokens3, tokens4 = self._metadata_tokens(metadata, images)
-        maps = self.stage2(self.stage1(self.stem(images)))
+        maps: Tensor = self.stage2(self.stage1(self.stem(images)))
+        return maps
+
+    def trunk(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
+        """Return features [B, D] of images [B, 3, S, S] and their metadata; see :mod:`~lt_pipeline.models.metadata_encoder`.
+
+        Raises:
+            LongTailError: if the images or the metadata have another shape than the network was made for.
+        """
+        return self._attended(self.look(images), metadata)
+
+    def _attended(self, maps: Tensor, metadata: Tensor | None) -> Tensor:
+        tokens3, tokens4 = self._metadata_tokens(metadata, maps)
         third = self.stage3(maps, tokens3)
         fourth = self.stage4(self.stage3.maps(third), tokens4)
         features: Tensor = self.aggregate(third[:, :1], fourth[:, :1])
@@ -169,7 +180,11 @@ class MetaFG(nn.Module):
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
         """Return ``logits`` [B, C] and ``features`` [B, D] of images [B, 3, S, S] and metadata, None being all missing."""
-        features = self.trunk(images, metadata)
+        return self.answer(self.look(images), metadata)
+
+    def answer(self, seen: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the same of what :meth:`look` has returned and metadata."""
+        features = self._attended(seen, metadata)
         return {"logits": self.head(features), "features": features}
 
     def _metadata_tokens(self, metadata: Tensor | None, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
