@@ -12,7 +12,15 @@ from lt_pipeline.augment.decoded import DecodedView
 from lt_pipeline.augment.normalise import Normalise
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.training.config import TrainerConfig
-from lt_pipeline.training.features import FeatureCache, Features, augmented_features, load_features, plain_features, save_features
+from lt_pipeline.training.features import (
+    FeatureCache,
+    Features,
+    augmented_features,
+    features_fingerprint,
+    load_features,
+    plain_features,
+    save_features,
+)
 from tests.training.toy import toy_images
 
 TRAINER = TrainerConfig(device="cpu", threads=1, evaluation_batch=16)
@@ -45,7 +53,8 @@ def test_draws_differ_and_repeat_under_one_seed() -> None:
 
 
 def test_features_are_kept_under_their_fingerprint(tmp_path: Path) -> None:
-    path = tmp_path / "features.safetensors"
+    path = tmp_path / "sp2ot" / "features.safetensors"
+    beside = FeatureCache(tmp_path / "p2ot" / "features.safetensors")
     generator = np.random.default_rng(0)
     known = Features(*(generator.normal(size=shape).astype(np.float32) for shape in ((6, 3), (4, 3), (2, 2, 6, 3))), "abc")
     assert FeatureCache(path).find("abc") is None
@@ -54,10 +63,11 @@ def test_features_are_kept_under_their_fingerprint(tmp_path: Path) -> None:
     assert found is not None and found.views is not None
     np.testing.assert_array_equal(found.views, known.views)
     assert FeatureCache(path).find("abd") is None
+    assert beside.find("abc") is not None and beside.find("abd") is None  # another method's features are as good
     save_features(Features(known.train, known.test, None, "x"), path)
     assert load_features(path).views is None
     path.write_bytes(path.read_bytes()[:20])
-    assert FeatureCache(path).fingerprint() is None
+    assert FeatureCache(path).find("x") is None and features_fingerprint(path) is None
     with pytest.raises(LongTailError, match="No whole features"):
         load_features(path)
 

@@ -126,9 +126,9 @@ class FeaturesDataset(_FileDataset):
 
     def save(self, data: Any) -> None:
         """Write the features atomically, unless the same ones lie there already."""
-        from lt_pipeline.training.features import FeatureCache, save_features
+        from lt_pipeline.training.features import features_fingerprint, save_features
 
-        if FeatureCache(self._filepath).fingerprint() != data.fingerprint:
+        if features_fingerprint(self._filepath) != data.fingerprint:
             save_features(data, self._filepath)
 
 

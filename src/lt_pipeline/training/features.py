@@ -111,23 +111,30 @@ def load_features(path: Path) -> Features:
         raise LongTailError(f"No whole features at {path} ({error}); run the node that extracts them first.") from error
 
 
+def features_fingerprint(path: Path) -> str | None:
+    """Return what the features of a file depend on, None where there is no whole file."""
+    try:
+        with safe_open(path, "np") as file:
+            return (file.metadata() or {}).get("fingerprint")
+    except (OSError, SafetensorError):
+        return None
+
+
 @dataclass(frozen=True)
 class FeatureCache:
-    """A file of features that may or may not be there."""
+    """Files of features that may or may not be there: a method's own, and those of other methods in the folders beside its.
+
+    Attributes:
+        path: of the own one, ``…/<method>/features.safetensors``.
+    """
 
     path: Path
 
-    def fingerprint(self) -> str | None:
-        """Return what the features there depend on, None where there is no whole file."""
-        try:
-            with safe_open(self.path, "np") as file:
-                return (file.metadata() or {}).get("fingerprint")
-        except (OSError, SafetensorError):
-            return None
-
     def find(self, fingerprint: str) -> Features | None:
-        """Return the features if they are those of ``fingerprint``."""
-        return load_features(self.path) if self.fingerprint() == fingerprint else None
+        """Return the features of ``fingerprint``, whichever method has extracted them."""
+        others = sorted(self.path.parent.parent.glob(f"*/{self.path.name}"))
+        found = next((path for path in (self.path, *others) if features_fingerprint(path) == fingerprint), None)
+        return load_features(found) if found else None
 
 
 class _Named(nn.Module):
