@@ -10,10 +10,13 @@ from lt_pipeline.methods import METHODS
 from lt_pipeline.training.checkpoint import load_checkpoint
 from tests.e2e.conftest import Project
 
-SHORT = {name: f"trainer.epochs_scale={scale}" for name, scale in (("ride", 0.15), ("shike", 0.15), ("mdcs", 0.05), ("apa", 0.05))}
+SHORT = {
+    name: f"trainer.epochs_scale={scale}"
+    for name, scale in (("ride", 0.15), ("shike", 0.15), ("mdcs", 0.05), ("apa", 0.05), ("sp2ot", 0.1))
+}
 
 
-@pytest.mark.parametrize(("method", "stages"), [(name, list(METHODS[name].stages)) for name in ("ride", "shike", "mdcs", "apa")])
+@pytest.mark.parametrize(("method", "stages"), [(name, list(METHODS[name].stages)) for name in SHORT])
 def test_kill_9_and_the_same_command_again_end_in_the_same_bits(project: Project, method: str, stages: list[str]) -> None:
     command = ["run", f"--pipeline={method}"]
     whole = f"--params={SHORT[method]},trainer.save_seconds=0,run=whole"
