@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# compiling torch and scikit-learn anew would take half of each short run
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test lint format viz repro benchmark clean
 
@@ -13,7 +15,7 @@ run: $(STAMP)  ## create the environment, train RIDE on the built-in digits, wri
 	$(BIN)/kedro run --pipeline=ride
 
 test: $(STAMP)  ## the whole suite
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder --durations=10
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
