@@ -1,6 +1,6 @@
 """A training step with the C library's defaults and with freed memory kept, in alternating processes; the ratio is of medians.
 
-    python benchmarks/allocator.py --network resnet32 --side 32 --batch 128 --rounds 3
+python benchmarks/allocator.py --network resnet32 --side 32 --batch 128 --rounds 3
 """
 
 import argparse
@@ -55,7 +55,9 @@ def main() -> None:
     rounds: dict[int, list[tuple[float, ...]]] = {0: [], 1: []}
     for _ in range(options.rounds):
         for keep, seen in rounds.items():
-            printed = subprocess.run([sys.executable, __file__, *shape, f"--keep={keep}"], check=True, capture_output=True, text=True).stdout
+            printed = subprocess.run(
+                [sys.executable, __file__, *shape, f"--keep={keep}"], check=True, capture_output=True, text=True
+            ).stdout
             seen.append(tuple(map(float, printed.split())))
     default, kept = ([statistics.median(column) for column in zip(*seen, strict=True)] for seen in rounds.values())
     print(f"{options.network}, {options.batch} images of {options.side} pixels, one thread")

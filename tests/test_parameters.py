@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lt_pipeline.data.config import BenchmarkConfig
 from lt_pipeline.errors import LongTailError
@@ -29,6 +30,14 @@ def test_the_parameters_of_every_environment_are_valid(environment: str) -> None
     parameters = check_parameters(loader(environment)["parameters"])
     assert parameters.benchmark.name == environment
     assert parameters.ride_distilled.teacher.epochs == parameters.ride.experts.epochs
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_says_how_it_is_run(recipe: Path) -> None:
+    run = yaml.safe_load(recipe.read_text())["run"]
+    parameters = check_parameters(loader(run["env"], **run["params"])["parameters"])
+    assert hasattr(parameters, run["pipeline"]) and parameters.run
+    assert f"kedro run --config=recipes/{recipe.name}" in recipe.read_text()
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

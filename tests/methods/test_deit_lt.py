@@ -115,7 +115,7 @@ def test_the_published_cifar_recipe_is_what_the_environment_says() -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("deit_lt*.yml")))
-def test_every_recipe_is_valid(recipe: str) -> None:
+def test_recipes_are_what_their_names_say(recipe: str) -> None:
     run = yaml.safe_load((ROOT / "recipes" / recipe).read_text())["run"]
     parameters = check_parameters(loader(run["env"], **run["params"])["parameters"])
     if "paco" in recipe:
