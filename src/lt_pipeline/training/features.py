@@ -132,8 +132,8 @@ class FeatureCache:
 
     def find(self, fingerprint: str) -> Features | None:
         """Return the features of ``fingerprint``, whichever method has extracted them."""
-        others = sorted(self.path.parent.parent.glob(f"*/{self.path.name}"))
-        found = next((path for path in (self.path, *others) if features_fingerprint(path) == fingerprint), None)
+        beside = sorted(self.path.parent.parent.glob(f"*/{self.path.name}"))
+        found = next((path for path in beside if features_fingerprint(path) == fingerprint), None)
         return load_features(found) if found else None
 
 
