@@ -102,3 +102,8 @@ def test_all_problems_are_named_at_once() -> None:
 def test_an_unknown_environment_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(LongTailError, match="Did you mean 'places_lt'"):
         loader("place_lt")
+
+
+def test_a_source_taken_as_it_is_states_no_imbalance() -> None:
+    assert BenchmarkConfig(profile="natural", imbalance_factor=50).stated_imbalance is None
+    assert BenchmarkConfig(profile="exp", imbalance_factor=50).stated_imbalance == 50

@@ -103,6 +103,11 @@ class BenchmarkConfig(Config):
     """Of the normalisation, per channel, of values in [0, 1]."""
     std: Triple = (0.229, 0.224, 0.225)
 
+    @property
+    def stated_imbalance(self) -> float | None:
+        """The factor that was asked for, None where the source is taken as it is."""
+        return None if self.profile == "natural" else self.imbalance_factor
+
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> "BenchmarkConfig":
         if self.shot_few > self.shot_many:

@@ -192,7 +192,7 @@ def predict_test(
         "shot_few": benchmark.shot_few,
         "rank_groups": benchmark.rank_groups,
         "profile": benchmark.profile,
-        "imbalance_factor": benchmark.imbalance_factor,
+        "imbalance_factor": benchmark.stated_imbalance,
         "train_counts": [int(count) for count in class_statistics(split).counts],
     }
     groups = DataFacts.model_validate(checkpoint.facts["data"]).metadata

@@ -234,7 +234,7 @@ def score_assignments(
         "method": method,
         "benchmark": benchmark.name,
         "backbone": typed.model.backbone,
-        "imbalance_factor": benchmark.imbalance_factor if benchmark.profile != "natural" else None,
+        "imbalance_factor": benchmark.stated_imbalance,
         "profile": benchmark.profile,
         "seed": checkpoint.facts["seed"],
         "split_hash": split_hash(split),
