@@ -4,15 +4,10 @@ Kedro reads the annotations of a node to type its parameters and needs every nam
 (checkpoints, workspaces, image stores, predictions) are therefore annotated ``Any``, so that listing pipelines stays quick.
 """
 
-import hashlib
 import logging
-import os
-import platform
 import sys
 from collections.abc import Callable
-from functools import cache, partial
-from importlib.metadata import version
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -22,11 +17,10 @@ from lt_pipeline.data.config import BenchmarkConfig
 from lt_pipeline.data.metadata_config import MetadataConfig
 from lt_pipeline.methods import get_method
 from lt_pipeline.methods.facts import DataFacts
+from lt_pipeline.pipelines.stages import finished_stage, run_facts, stage_job
 from lt_pipeline.training.config import ProtocolConfig, StageConfig, TrainerConfig, scale_epochs, warn_beyond_the_end
 
 logger = logging.getLogger(__name__)
-_PACKAGES = ("lt-pipeline", "torch", "torchvision", "timm", "kedro", "numpy", "pandas")
-_SHAPES_WEIGHTS = ("augment", "data", "losses", "methods", "models", "training", "transport")
 
 
 def training_node(method: str, stage: str) -> Callable[..., Any]:
@@ -75,7 +69,6 @@ def train_stage(
     from lt_pipeline.data.metadata import fit_metadata, metadata_digest
     from lt_pipeline.data.split import class_statistics, image_set, split_hash
     from lt_pipeline.errors import LongTailError
-    from lt_pipeline.training.loop import Job
 
     if not has_labels(split):
         raise LongTailError(f"{method} learns from labels, and the images have none; p2ot and sp2ot cluster images without labels.")
@@ -92,21 +85,6 @@ def train_stage(
         metadata=fit_metadata(split[split["split"] == "train"], metadata) if described.metadata else (),
     )
     identity = split_hash(split)
-    train, monitors = image_set(images, split, "train", facts.metadata), _monitors(protocol, images, split, facts)
-    later = [name for name in described.stages if name != stage]
-    fingerprint = {
-        "method": method,
-        "stage": stage,
-        "settings": typed.model_dump(mode="json", exclude=set(later)),
-        "data": facts.model_dump(mode="json"),
-        "split": identity,
-        "seed": seed,
-        "precision": trainer.precision,
-        "processes": trainer.processes * trainer.nodes,
-        "monitors": sorted(monitors),
-        "previous": {name: checkpoint.digest for name, checkpoint in previous.items()},
-        **({"metadata": metadata_digest(train.metadata)} if train.metadata is not None else {}),
-    }
     for name, checkpoint in previous.items():
         _same_split(checkpoint, identity, f"The {name} checkpoint")
     longest = max(getattr(typed, name).epochs for name in described.stages)
@@ -114,59 +92,21 @@ def train_stage(
         if isinstance(block, Config) and (name == stage or (name not in described.stages and config.epochs == longest)):
             warn_beyond_the_end(block, config.epochs, f"{method}.{name}")
     code = described.load()
-    job = Job(
-        name=f"{method}.{stage}",
-        build=partial(code.build_task, typed, stage, facts, previous),
-        stage=config,
-        trainer=trainer,
-        seed=seed,
-        num_classes=facts.num_classes,
-        mean=facts.mean,
-        std=facts.std,
-        train=train,
-        monitors=monitors,
-        workspace=workspace,
-        fingerprint=fingerprint,
-    )
+    train = image_set(images, split, "train", facts.metadata)
+    later = {name for name in described.stages if name != stage}
+    monitors = _monitors(protocol, images, split, facts)
+    job = stage_job(
+        method, stage, partial(code.build_task, typed, stage, facts, previous), config, trainer, seed, facts, train, monitors, workspace,
+        shaping={
+            "settings": typed.model_dump(mode="json", exclude=later),
+            "split": identity,
+            "monitors": sorted(monitors),
+            "previous": {name: checkpoint.digest for name, checkpoint in previous.items()},
+            **({"metadata": metadata_digest(train.metadata)} if train.metadata is not None else {}),
+        },
+    )  # fmt: skip
     check = partial(code.before_training, typed, stage, facts, previous, job.train, trainer) if hasattr(code, "before_training") else None
     return finished_stage(job, typed, {name: one.record.get("timing") for name, one in previous.items()}, check)
-
-
-def finished_stage(
-    job: Any, settings: Config, previous: dict[str, Any], check: Callable[[], None] | None = None
-) -> tuple[Any, pd.DataFrame]:
-    """Run a job, or find its finished checkpoint unchanged; return checkpoint and history.
-
-    Args:
-        job: with a fingerprint that has method, stage, data, split and seed.
-        settings: of the whole method, as they shape the stage.
-        previous: timing of the earlier stages.
-        check: what the method looks at before it trains; not called for a stage that is reused.
-    """
-    from lt_pipeline.training.checkpoint import Checkpoint
-    from lt_pipeline.training.loop import train
-
-    finished = job.workspace.finished() if job.trainer.resume == "auto" else None
-    if finished is not None and finished.facts.get("fingerprint") == job.fingerprint and finished.facts.get("code") == code_digest():
-        logger.info("%s is already trained with these settings and is reused; trainer.resume=never trains it again.", job.name)
-        return finished, pd.DataFrame(finished.record["history"])
-    if check is not None:
-        check()
-    result = train(job)
-    history = [{"stage": job.fingerprint["stage"], **row} for row in result.history]
-    checkpoint = Checkpoint(
-        result.selections,
-        facts={
-            **{name: job.fingerprint[name] for name in ("method", "stage", "data", "seed")},
-            "settings": settings.model_dump(mode="json"),
-            "split_hash": job.fingerprint["split"],
-            "fingerprint": job.fingerprint,
-            "code": code_digest(),
-            "versions": {package: version(package) for package in _PACKAGES},
-        },
-        record={"history": history, "timing": result.timing, "previous": previous},
-    )
-    return checkpoint, pd.DataFrame(history)
 
 
 def predict_test(
@@ -239,34 +179,6 @@ def report_node(routed: bool) -> Callable[..., tuple[Any, ...]]:
 def previewed_figures(routed: bool) -> list[str]:
     """Return the names of the figures that have a dataset of their own; only routed methods trade accuracy for cost."""
     return ["tail", "learning", "reliability", *(["cost"] if routed else [])]
-
-
-def run_facts(checkpoint: Any, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return what a reader must know to trust or repeat the figures."""
-    timing = checkpoint.record["timing"]
-    return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "method": checkpoint.facts["method"],
-        "benchmark": facts["benchmark"],
-        "seed": checkpoint.facts["seed"],
-        "split_hash": checkpoint.facts["split_hash"],
-        "protocol": facts["protocol"],
-        "settings": checkpoint.facts["settings"],
-        "versions": checkpoint.facts["versions"],
-        "hardware": f"{timing['device']}, {platform.machine()}, {os.cpu_count()} cores",
-        "precision": timing["precision"],
-        "timing": {checkpoint.facts["stage"]: timing, **checkpoint.record["previous"]},
-        "python": platform.python_version(),
-    }
-
-
-@cache
-def code_digest() -> str:
-    """Return 16 hex digits over the source of every package that can change what is learned."""
-    root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
-    for path in sorted(path for folder in _SHAPES_WEIGHTS for path in (root / folder).rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _monitors(protocol: ProtocolConfig, images: Any, split: pd.DataFrame, facts: DataFacts) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lt_pipeline.config import Config
 from lt_pipeline.data.config import BenchmarkConfig
 from lt_pipeline.methods import get_method
 from lt_pipeline.methods.facts import DataFacts
-from lt_pipeline.pipelines.classification_nodes import code_digest, finished_stage, run_facts
+from lt_pipeline.pipelines.stages import code_digest, finished_stage, run_facts, stage_job
 from lt_pipeline.training.config import StageConfig, TrainerConfig, scale_epochs
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,6 @@ def train_clusters(
 ) -> tuple[Any, pd.DataFrame]:
     """Train, continue or reuse the clustering; return its checkpoint and its history, one row an epoch."""
     from lt_pipeline.data.split import split_hash
-    from lt_pipeline.training.loop import Job
 
     typed: Any = scale_epochs(settings, trainer.epochs_scale)
     stage: StageConfig = typed.clustering
@@ -138,30 +137,11 @@ def train_clusters(
     if typed.model.train == "heads":
         # the pictures have done their part: training deals in positions, to which the task knows the features
         train_set, stage = _positions_only(train_set), stage.model_copy(update={"views": (PadCropView(padding=0, flip=0),)})
-    job = Job(
-        name=f"{method}.{STAGE}",
-        build=partial(get_method(method).load().build_task, typed, STAGE, facts, {}, features, neighbours),
-        stage=stage,
-        trainer=trainer,
-        seed=seed,
-        num_classes=facts.num_classes,
-        mean=facts.mean,
-        std=facts.std,
-        train=train_set,
-        monitors={},
-        workspace=workspace,
-        fingerprint={
-            "method": method,
-            "stage": STAGE,
-            "settings": typed.model_dump(mode="json"),
-            "data": facts.model_dump(mode="json"),
-            "split": split_hash(split),
-            "seed": seed,
-            "precision": trainer.precision,
-            "processes": trainer.processes * trainer.nodes,
-            "features": features.fingerprint,
-        },
-    )
+    build = partial(get_method(method).load().build_task, typed, STAGE, facts, {}, features, neighbours)
+    job = stage_job(
+        method, STAGE, build, stage, trainer, seed, facts, train_set, {}, workspace,
+        shaping={"settings": typed.model_dump(mode="json"), "split": split_hash(split), "features": features.fingerprint},
+    )  # fmt: skip
     return finished_stage(job, typed, {})
 
 
