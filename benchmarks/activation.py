@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lt_pipeline.models import activations
+from lt_pipeline.models import activations, activations_tiles
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -29,7 +29,7 @@ def form(compiled: bool | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Ours, in the form asked for."""
 
     def run(z: Tensor, lambda_: Tensor, kappa: Tensor) -> Tensor:
-        activations.set_compiled(compiled)
+        activations_tiles.set_compiled(compiled)
         return activations.aglu(z, lambda_, kappa)
 
     return run

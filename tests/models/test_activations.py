@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 
 from lt_pipeline.errors import LongTailError
-from lt_pipeline.models import activations
-from lt_pipeline.models.activations import ACTIVATIONS, AGLU, APA, aglu, apa, build_activation, replace_activations
+from lt_pipeline.models import activations_maths, activations_tiles
+from lt_pipeline.models.activations import ACTIVATIONS, AGLU, APA, Floor, LambdaGrad, aglu, apa, build_activation, replace_activations
 
 BOTH = pytest.mark.parametrize("function", [apa, aglu])
 
@@ -91,7 +91,7 @@ def test_everything_is_finite_and_of_the_right_type(
 
 
 @pytest.mark.parametrize("floor", ["clamp", "relu_eps"])
-def test_infinite_inputs(floor: activations.Floor) -> None:
+def test_infinite_inputs(floor: Floor) -> None:
     y = aglu(torch.tensor([-torch.inf, torch.inf]), *pair(0.5, 1), floor=floor)
     assert y[0] == 0 and y[1] == torch.inf
     assert aglu(torch.tensor([torch.nan]), *pair(0.5, 1)).isnan().all()
@@ -99,9 +99,7 @@ def test_infinite_inputs(floor: activations.Floor) -> None:
 
 @pytest.mark.parametrize("lambda_grad", ["exact", "official"])
 @pytest.mark.parametrize(("floor", "lambda_", "effective"), [("clamp", 1e-4, 1e-4), ("clamp", -1.0, 1e-4), ("relu_eps", -0.3, 1e-8)])
-def test_below_the_floor_lambda_has_no_gradient(
-    floor: activations.Floor, lambda_: float, effective: float, lambda_grad: activations.LambdaGrad
-) -> None:
+def test_below_the_floor_lambda_has_no_gradient(floor: Floor, lambda_: float, effective: float, lambda_grad: LambdaGrad) -> None:
     z = torch.randn(100)
     parameters = pair(lambda_, 1.0)
     y = aglu(z, *parameters, lambda_grad, floor)
@@ -142,13 +140,13 @@ def test_tiles_give_what_the_whole_tensor_gives(shape: list[int], channels: bool
         z = z.transpose(0, 3)
     size = (1, z.shape[1], 1, 1) if channels else (1,)
     lam, kap, g = torch.rand(size) + 0.1, torch.randn(size), torch.randn(z.shape)
-    whole = activations._slopes(g, z, lam, kap, linear, False)
+    whole = activations_maths.slopes(g, z, lam, kap, linear, False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(activations, "ROW", 8)
-        patch.setattr(activations, "TILE", 32)
-        y = activations._forward_tiled(z, lam, kap, linear)
-        tiled = activations._backward_tiled(g, z, lam, kap, linear, False)
-    torch.testing.assert_close(y, activations._value(z, lam, kap, linear))
+        patch.setattr(activations_tiles, "ROW", 8)
+        patch.setattr(activations_tiles, "TILE", 32)
+        y = activations_tiles.forward_tiled(z, lam, kap, linear)
+        tiled = activations_tiles.backward_tiled(g, z, lam, kap, linear, False)
+    torch.testing.assert_close(y, activations_maths.value(z, lam, kap, linear))
     torch.testing.assert_close(tiled[0], whole[0])
     for ours, terms in zip(tiled[1:], whole[1:], strict=True):
         torch.testing.assert_close(ours, terms.double().sum_to_size(size), rtol=0, atol=1e-6 * terms.abs().sum().item())
@@ -237,15 +235,15 @@ def test_the_compiled_form_falls_back(fails: bool, monkeypatch: pytest.MonkeyPat
         return run
 
     monkeypatch.setattr(torch, "compile", compiler)
-    monkeypatch.setattr(activations, "PIECE", 2 * activations.ROW)
-    monkeypatch.setattr(activations, "_compiled", None)
-    activations._compile.cache_clear()
-    module, z = AGLU(), torch.randn(4 * activations.ROW + 5, requires_grad=True)
+    monkeypatch.setattr(activations_tiles, "PIECE", 2 * activations_tiles.ROW)
+    monkeypatch.setattr(activations_tiles, "_compiled", None)
+    activations_tiles._compile.cache_clear()
+    module, z = AGLU(), torch.randn(4 * activations_tiles.ROW + 5, requires_grad=True)
     expected = torch.autograd.grad(module(z).square().sum(), (z, *module.parameters()))
     assert not calls  # too small to compile unless asked
-    activations.set_compiled(True)
+    activations_tiles.set_compiled(True)
     actual = torch.autograd.grad(module(z).square().sum(), (z, *module.parameters()))
-    activations._compile.cache_clear()
+    activations_tiles._compile.cache_clear()
     assert len(calls) == (1 if fails else 4) and ("no C++ compiler" in caplog.text) == fails
     torch.testing.assert_close(actual, expected)
 
@@ -253,25 +251,25 @@ def test_the_compiled_form_falls_back(fails: bool, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 @BOTH
 def test_the_compiled_form(function: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "_compiled", False)
-    z = torch.randn(activations.PIECE + 5000, requires_grad=True)
+    monkeypatch.setattr(activations_tiles, "_compiled", False)
+    z = torch.randn(activations_tiles.PIECE + 5000, requires_grad=True)
     parameters = pair(0.3, 0.9)
     expected = torch.autograd.grad(function(z, *parameters).square().sum(), (z, *parameters))
-    activations.set_compiled(True)
+    activations_tiles.set_compiled(True)
     actual = torch.autograd.grad(function(z, *parameters).square().sum(), (z, *parameters))
-    assert activations._compiled or not shutil.which("c++")
+    assert activations_tiles._compiled or not shutil.which("c++")
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 TRITON = """
 import torch
-from lt_pipeline.models import activations, activations_cuda
+from lt_pipeline.models import activations_cuda, activations_tiles
 torch.manual_seed(0)
 for linear, official, dtype in ((True, False, torch.float32), (True, True, torch.float32), (False, False, torch.float16)):
     z, g = (torch.randn(2, 3, 25, 29).to(dtype).contiguous(memory_format=layout) for layout in (torch.channels_last, torch.contiguous_format))
     lam, kap = torch.tensor([0.4]), torch.tensor([-0.9])
     ours = activations_cuda.forward(z, lam, kap, linear), *activations_cuda.backward(g, z, lam, kap, linear, official)
-    theirs = activations._forward_tiled(z, lam, kap, linear), *activations._backward_tiled(g, z, lam, kap, linear, official)
+    theirs = activations_tiles.forward_tiled(z, lam, kap, linear), *activations_tiles.backward_tiled(g, z, lam, kap, linear, official)
     torch.testing.assert_close(ours, theirs, rtol=2e-3 if dtype == torch.float16 else 1e-5, atol=1e-4)
     assert ours[0].stride() == ours[1].stride() == z.stride()
 print("done")

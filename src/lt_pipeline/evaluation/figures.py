@@ -1,8 +1,6 @@
 """Figures that say what the reader learns. Each works alone (Kedro-Viz, a notebook) and as part of the report.
 
-The colours are Okabe and Ito's, which people with any kind of colour blindness can tell apart; shot groups differ by marker as well. Every
-figure's title is its finding, ``layout.meta["caption"]`` a sentence on how to read it. Text from users is escaped, because plotly reads a
-subset of HTML.
+Every figure's title is its finding, ``layout.meta["caption"]`` a sentence on how to read it.
 """
 
 from __future__ import annotations
@@ -17,19 +15,16 @@ from numpy.typing import NDArray
 
 from lt_pipeline.evaluation.accuracy import GROUPS, hardest_confusions
 from lt_pipeline.evaluation.calibration import reliability_bins, row_scores
+from lt_pipeline.evaluation.metadata_figures import metadata_figures
 from lt_pipeline.evaluation.metrics import shot_groups
 from lt_pipeline.evaluation.predictions import Predictions
 from lt_pipeline.evaluation.routing import cost_curve
+from lt_pipeline.evaluation.style import COLOURS, SERIES, SOFT, SYMBOLS, captioned, escaped, shortened, styled
 from lt_pipeline.evaluation.terminal import result_rows
+from lt_pipeline.evaluation.vit_figures import vit_figures
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-COLOURS = {"all": "#7A7F87", "many": "#0072B2", "medium": "#009E73", "few": "#D55E00"}
-SYMBOLS = {"all": "square", "many": "circle", "medium": "diamond", "few": "triangle-up"}
-SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7F87")
-_INK, _GRID, _SOFT = "#23272F", "#E3E6EB", "rgba(122,127,135,0.35)"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
 
 
 def build_figures(
@@ -54,14 +49,10 @@ def build_figures(
         figures["cost"] = cost_figure(curve, p.facts.get("router_threshold"))
     figures["reliability"] = reliability(reliability_bins(confidence, correct), metrics["ece"])
     if p.with_part or p.groups:
-        from lt_pipeline.evaluation.metadata import metadata_figures  # which draws with this module's style
-
         figures |= metadata_figures(p, metrics)
     if not correct.all():
         figures["confusions"] = confusions(hardest_confusions(p.labels, decisions, p.class_names))
     if "analysis" in p.facts:
-        from lt_pipeline.evaluation.vit_figures import vit_figures  # which draws with this module's style
-
         figures |= vit_figures(p.facts["analysis"], history)
     if history is not None and len(history):
         figures["learning"] = learning_curves(history)
@@ -259,9 +250,7 @@ def reliability(bins: pd.DataFrame, ece: float) -> go.Figure:
         row=1,
         col=1,
     )
-    figure.add_bar(
-        **bar, y=100 * filled["count"] / filled["count"].sum(), name="images", showlegend=False, marker_color=_SOFT, row=2, col=1
-    )
+    figure.add_bar(**bar, y=100 * filled["count"] / filled["count"].sum(), name="images", showlegend=False, marker_color=SOFT, row=2, col=1)
     figure.update_layout(barmode="overlay", height=470)
     figure.update_xaxes(range=[0, 100])
     figure.update_xaxes(title="confidence of the answer, %", row=2, col=1)
@@ -282,9 +271,11 @@ def confusions(pairs: pd.DataFrame) -> go.Figure:
     table = pairs.iloc[::-1]
     first = pairs.iloc[0]
     figure = styled(
-        f"“{_short(first['true_name'])}” is taken for “{_short(first['predicted_name'])}” in {100 * first['rate']:.0f} % of its images"
+        f"“{shortened(first['true_name'])}” is taken for “{shortened(first['predicted_name'])}” in {100 * first['rate']:.0f} % of its images"
     )
-    names = [f"{_short(true)} → {_short(predicted)}" for true, predicted in zip(table["true_name"], table["predicted_name"], strict=True)]
+    names = [
+        f"{shortened(true)} → {shortened(predicted)}" for true, predicted in zip(table["true_name"], table["predicted_name"], strict=True)
+    ]
     # Positions with names as labels: on an axis of names two pairs of one name would share a bar.
     places = np.arange(len(names))
     figure.add_bar(
@@ -395,34 +386,6 @@ def learning_curves(history: pd.DataFrame) -> go.Figure:
     return captioned(figure, "Means over each epoch's training images." + note)
 
 
-def styled(title: str, figure: go.Figure | None = None) -> go.Figure:
-    """Return ``figure``, a new one by default, with the title and in the style that all figures share."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure() if figure is None else figure
-    axis = {"gridcolor": _GRID, "linecolor": _GRID, "zeroline": False, "automargin": True, "title": {"standoff": 8, "font": {"size": 13}}}
-    figure.update_layout(
-        template="none",
-        title={"text": title, "x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 18}},
-        font={"family": _FONT, "size": 13, "color": _INK},
-        paper_bgcolor="white",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 56, "r": 16, "t": 56, "b": 48},
-        height=380,
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "itemsizing": "constant"},
-        hoverlabel={"font": {"family": _FONT, "size": 13}},
-        modebar={"bgcolor": "rgba(0,0,0,0)"},
-    )
-    figure.update_xaxes(**axis, showgrid=False, showline=True, ticks="outside", tickcolor=_GRID)
-    figure.update_yaxes(**axis, showgrid=True)
-    return figure
-
-
-def captioned(figure: go.Figure, caption: str) -> go.Figure:
-    """Return the figure with a sentence on how to read it."""
-    return figure.update_layout(meta={"caption": caption})
-
-
 def _by_count(per_class: pd.DataFrame) -> pd.DataFrame:
     table = per_class.sort_values(["train_count", "class"], ascending=[False, True], ignore_index=True)
     return table.assign(rank=np.arange(1, len(table) + 1))
@@ -434,7 +397,7 @@ def _parts(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _class_axis(figure: go.Figure, table: pd.DataFrame) -> None:
     if len(table) <= 30:
-        labels = [_short(name, 14) for name in table["name"]]
+        labels = [shortened(name, 14) for name in table["name"]]
         slanted = len(labels) > 12 or max(map(len, labels)) > 10
         figure.update_xaxes(tickvals=table["rank"], ticktext=labels, ticklabeloverflow="allow", tickangle=-40 if slanted else None)
     else:
@@ -482,15 +445,5 @@ def _times(ratio: float) -> str:
     return f"{ratio:.0f} times" if ratio >= 9.5 else f"{ratio:.1f} times"
 
 
-def escaped(names: pd.Series) -> list[str]:
-    """Return words from users as plotly may show them."""
-    return [html.escape(str(name)) for name in names]
-
-
 def _percent(values: pd.Series) -> list[str]:
     return ["none predicted" if pd.isna(value) else f"{100 * value:.1f} %" for value in values]
-
-
-def _short(name: object, length: int = 22) -> str:
-    text = str(name)
-    return html.escape(text if len(text) <= length else text[: length - 1] + "…")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lt_pipeline.evaluation.figures import COLOURS, SERIES, captioned, styled
+from lt_pipeline.evaluation.style import COLOURS, SERIES, captioned, styled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -4,23 +4,23 @@
 published formula keeps four tensors of the input's size for the backward pass; this one keeps the input and computes the rest again, in float32
 or better whatever the input's type.
 
-One definition of the maths (``_value``, ``_slopes``) serves each form. On a CPU it runs tile by tile, so that intermediate results stay in the
+One definition of the maths (``value``, ``slopes``) serves each form. On a CPU it runs tile by tile, so that intermediate results stay in the
 cache, or, for large inputs, compiled by inductor into one pass over memory. Inside ``torch.compile`` it is traced over the whole tensor. On CUDA a
 Triton kernel (``activations_cuda``) repeats it.
 """
 
 import functools
-import logging
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lt_pipeline.errors import LongTailError, nearest
+from lt_pipeline.models.activations_maths import slopes, value
+from lt_pipeline.models.activations_tiles import backward_tiled, forward_tiled
 
-R = TypeVar("R")
 LambdaGrad = Literal["exact", "official"]
 Floor = Literal["clamp", "relu_eps"]
 
@@ -28,28 +28,6 @@ LAMBDA_FLOOR = 1e-4
 """The smallest lambda of the ``clamp`` floor."""
 RELU_EPS = 1e-8
 """What the ``relu_eps`` floor adds to max(lambda, 0)."""
-ROW = 4096
-"""Elements summed in float32 before float64 takes over (scalar parameters, CPU)."""
-TILE = 1 << 16
-"""Elements a thread of what the eager form works on at a time: smaller tiles cost calls, larger ones leave the cache."""
-PIECE = 1 << 18
-"""Elements worked on at a time by the compiled form: one shape, compiled once whatever the shapes of the inputs."""
-COMPILE_FROM = 1 << 21
-"""Elements from which on a CPU the compiled form is used by default: some 10 seconds of compilation come once a process and type."""
-
-ARTANH_64 = tuple(2 / (2 * n + 3) for n in range(16))
-"""Coefficients in s of (2 artanh(t) / t - 2) / s, s = t^2 <= 1/9: the Taylor series, to 1e-17."""
-ARTANH_32 = (0.6666663885116577, 0.40007561445236206, 0.28236618638038635, 0.2685149908065796)
-"""The same for float32: interpolated at Chebyshev nodes of [0, 1/9], to 2e-8 of the logarithm."""
-
-_LOG = logging.getLogger(__name__)
-_compiled: bool | None = None
-
-
-def set_compiled(compiled: bool | None) -> None:
-    """Choose the form used on a CPU: ``True`` compiles whatever the size, ``False`` never does, ``None`` (the default) decides by the size."""
-    global _compiled
-    _compiled = compiled
 
 
 def apa(z: Tensor, lambda_: Tensor, kappa: Tensor, lambda_grad: LambdaGrad = "exact", floor: Floor = "clamp") -> Tensor:
@@ -223,63 +201,6 @@ def _timm_versions(replaced: tuple[type[nn.Module], ...]) -> tuple[type[nn.Modul
     return tuple(kind for kind in found if kind is not None)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- the maths, once
-
-
-def _value(z: Tensor, lambda_: Tensor, kappa: Tensor, linear: bool) -> Tensor:
-    """Return the activation in the type of ``lambda_``, which is above its floor; ``lambda_`` and ``kappa`` broadcast with ``z``."""
-    z = z.to(lambda_.dtype)
-    u, _, t, cubic = _logistic_parts(z, lambda_, kappa)
-    p = cubic.add_(t, alpha=2).add_(u.relu_()).mul_(-1 / lambda_).exp_()
-    # The smallest number in the place of -inf: -inf * 0 is NaN, its limit 0.
-    return p.mul_(z.clamp(min=torch.finfo(z.dtype).min)) if linear else p
-
-
-def _slopes(g: Tensor, z: Tensor, lambda_: Tensor, kappa: Tensor, linear: bool, official: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return per element the gradient in z, the gradient in lambda times lambda^2, and that in kappa times lambda.
-
-    The factors are left to the sums: 1/lambda^2 is up to 1e8. No ``where``: it costs as much as three exponentials on a CPU.
-    """
-    g, z = g.to(lambda_.dtype), z.to(lambda_.dtype)
-    u, e, t, cubic = _logistic_parts(z, lambda_, kappa)
-    positive = u.relu_()
-    gp = torch.add(cubic, t, alpha=2).add_(positive).mul_(-1 / lambda_).exp_().mul_(g)
-    # sigmoid(u) is y e for u < 0 and y e + tanh(u / 2) above, where 0 <= tanh(u / 2) = y - y e < u.
-    y = (1 + e).reciprocal_()
-    ye = e.mul_(y)
-    step = torch.minimum(y.sub_(ye), positive)
-    # softplus(u) - sigmoid(u): ln(1 + e) - y e = y e t + cubic adds positive terms where the difference would cancel.
-    excess = cubic.add_(t.mul_(ye)).add_(positive.sub_(step))
-    sigmoid = ye.add_(step)
-    by_z = sigmoid * (kappa / lambda_)
-    if linear:
-        by_z, gp = by_z.mul_(z).add_(1).mul_(gp), gp.mul(z)
-    else:
-        by_z = by_z.mul_(gp)
-    by_lambda = -gp * sigmoid if linear and official else excess.mul_(gp)
-    return by_z, by_lambda, sigmoid.mul_(z).mul_(gp)
-
-
-def _logistic_parts(z: Tensor, lambda_: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return u = ln lambda - kappa z, e = exp(-|u|), t = e / (2 + e) and the rest of ln(1 + e) = 2 artanh t = 2 t + rest.
-
-    The rest is t^3 times a short polynomial in t^2 <= 1/9. That is as exact as log1p, costs a fifth, and softplus(u) = max(u, 0) + ln(1 + e).
-    """
-    u = torch.addcmul(torch.log(lambda_), kappa, z, value=-1)
-    e = u.abs().neg_().exp_()
-    t = e / (2 + e)
-    s = t * t
-    c = ARTANH_64 if u.dtype == torch.float64 else ARTANH_32
-    terms, power = [(s * odd).add_(even) for even, odd in zip(c[::2], c[1::2], strict=True)], s
-    while len(terms) > 1:  # Estrin's scheme: a shorter chain of dependent operations than Horner's
-        power = power * power
-        terms = [odd.mul_(power).add_(even) for even, odd in zip(terms[::2], terms[1::2], strict=True)]
-    return u, e, t, terms[0].mul_(s.mul_(t))
-
-
-# ------------------------------------------------------------------------------------------------------------------- where and how it runs
-
-
 def _activate(z: Tensor, lambda_: Tensor, kappa: Tensor, linear: bool, official: bool, floor: Floor) -> Tensor:
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         return _composite(z, lambda_, kappa, linear, floor)
@@ -322,12 +243,12 @@ def _forward(z: Tensor, lambda_: Tensor, kappa: Tensor, linear: bool, floor: Flo
     kap = kappa.to(lam.dtype)
     if not torch.compiler.is_compiling():
         if z.device.type == "cpu":
-            return _forward_tiled(z, lam, kap, linear)
+            return forward_tiled(z, lam, kap, linear)
         if (kernels := _cuda_kernels(z, lam, kap)) is not None:
             return kernels.forward(z, lam, kap, linear)
     if lam.numel() == kap.numel() == 1:
         lam, kap = lam.view(()), kap.view(())  # z may have no dimension
-    return _value(z, lam, kap, linear).to(z.dtype)
+    return value(z, lam, kap, linear).to(z.dtype)
 
 
 def _backward(
@@ -338,11 +259,11 @@ def _backward(
     shape = torch.broadcast_shapes(lam.shape, kap.shape)
     tracing = torch.compiler.is_compiling()
     if z.device.type == "cpu" and not tracing:
-        by_z, by_lambda, by_kappa = _backward_tiled(g, z, lam, kap, linear, official)
+        by_z, by_lambda, by_kappa = backward_tiled(g, z, lam, kap, linear, official)
     elif not tracing and (kernels := _cuda_kernels(z, lam, kap)) is not None:
         by_z, by_lambda, by_kappa = kernels.backward(g, z, lam, kap, linear, official)
     else:
-        by_z, by_lambda, by_kappa = _slopes(g, z, lam, kap, linear, official)
+        by_z, by_lambda, by_kappa = slopes(g, z, lam, kap, linear, official)
         by_z = by_z.to(z.dtype).view_as(z)
         if z.dim() == 4:  # a first stage of short sums
             by_lambda, by_kappa = by_lambda.sum((2, 3), keepdim=True), by_kappa.sum((2, 3), keepdim=True)
@@ -373,87 +294,3 @@ def _import_kernels() -> Any:
     except ImportError:  # torch without Triton
         return None
     return activations_cuda
-
-
-# ------------------------------------------------------------------------------------------------------------------------- tiles, on a CPU
-
-
-def _forward_tiled(z: Tensor, lam: Tensor, kap: Tensor, linear: bool) -> Tensor:
-    out = torch.empty_like(z)
-    for run, tile, lam_, kap_, _ in _tiles(_forward_tile, [out, laid_out_like(z, out)], lam, kap):
-        run(*tile, lam_, kap_, linear)
-    return out
-
-
-def _backward_tiled(g: Tensor, z: Tensor, lam: Tensor, kap: Tensor, linear: bool, official: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``_slopes``, with the last two summed to the shape of the parameters, in float64."""
-    out = torch.empty_like(z)
-    by_lambda, by_kappa = torch.zeros(2, *torch.broadcast_shapes(lam.shape, kap.shape), dtype=torch.float64)
-    for run, tile, lam_, kap_, dims in _tiles(_backward_tile, [out, laid_out_like(g, out), laid_out_like(z, out)], lam, kap):
-        lambda_sums, kappa_sums = run(*tile, lam_, kap_, linear, official, dims)
-        by_lambda += lambda_sums.sum(0, dtype=torch.float64)
-        by_kappa += kappa_sums.sum(0, dtype=torch.float64)
-    return out, by_lambda, by_kappa
-
-
-def _forward_tile(out: Tensor, z: Tensor, lam: Tensor, kap: Tensor, linear: bool) -> None:
-    out.copy_(_value(z, lam, kap, linear))
-
-
-def _backward_tile(
-    out: Tensor, g: Tensor, z: Tensor, lam: Tensor, kap: Tensor, linear: bool, official: bool, dims: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    by_z, by_lambda, by_kappa = _slopes(g, z, lam, kap, linear, official)
-    out.copy_(by_z)
-    return by_lambda.sum(dims, keepdim=True), by_kappa.sum(dims, keepdim=True)
-
-
-def laid_out_like(x: Tensor, out: Tensor) -> Tensor:
-    """Return ``x``, copied only if its strides are not those of ``out``, which is dense in memory."""
-    return x if x.stride() == out.stride() else torch.empty_like(out, dtype=x.dtype).copy_(x)
-
-
-def _tiles(
-    work: Callable[..., R], tensors: list[Tensor], lam: Tensor, kap: Tensor
-) -> Iterator[tuple[Callable[..., R], tuple[Tensor, ...], Tensor, Tensor, tuple[int, ...]]]:
-    """Yield, until every element is covered, what to run, views of ``tensors``, the parameters, and the dimensions to sum over.
-
-    With one pair of parameters the shape does not matter: the storage is cut into rows of ``ROW`` elements and a shorter last one.
-    """
-    count, size = tensors[0].numel(), TILE * torch.get_num_threads()
-    if lam.numel() > 1 or kap.numel() > 1:
-        samples = max(1, size * len(tensors[0]) // max(count, 1))
-        for tile in zip(*(x.split(samples) for x in tensors), strict=True):
-            yield work, tile, lam, kap, (0, 2, 3)
-        return
-    flat = [x.as_strided((count,), (1,)) for x in tensors]
-    lam, kap, start = lam.view(1, 1), kap.view(1, 1), 0
-    if (count >= COMPILE_FROM) if _compiled is None else _compiled:
-        # Parameters a row, though all are equal, keep inductor from flattening the elementwise loop and so from parting it from the sums: it would
-        # write three intermediate tensors between the two.
-        lam_rows, kap_rows = lam.repeat(PIECE // ROW, 1), kap.repeat(PIECE // ROW, 1)
-        while start + PIECE <= count:
-            yield _compile(work), tuple(x[start : start + PIECE].view(-1, ROW) for x in flat), lam_rows, kap_rows, (1,)
-            start += PIECE
-    while start < count:
-        stop = min(start + size, count)
-        stop -= (stop - start) % ROW if stop - start > ROW else 0
-        yield work, tuple(x[start:stop].view(-1, min(ROW, stop - start)) for x in flat), lam, kap, (1,)
-        start = stop
-
-
-@functools.cache
-def _compile(work: Callable[..., R]) -> Callable[..., R]:
-    """Return ``work`` compiled, or itself once that has failed."""
-    compiled = torch.compile(work, fullgraph=True, dynamic=False)
-
-    def run(*args: Any) -> R:
-        if _compiled is not False:
-            try:
-                return compiled(*args)
-            except Exception as error:  # no C++ compiler, most often
-                set_compiled(False)
-                _LOG.warning("Activations run uncompiled, at half the speed: %s", str(error).strip().partition("\n")[0])
-        return work(*args)
-
-    return run

@@ -3,8 +3,8 @@
 # mypy: disable-error-code="no-untyped-def"
 """The adaptive parametric activation as two Triton kernels: one pass over memory forward, one backward with a two-stage reduction.
 
-The maths is that of ``activations._slopes``, in float32; parameters are read on the device, and nothing waits for it. The interpreter of Triton runs
-it on a CPU (``TRITON_INTERPRET=1``), which is how it is tested.
+The maths is that of ``activations_maths.slopes``, in float32; parameters are read on the device, and nothing waits for it. The interpreter of
+Triton runs it on a CPU (``TRITON_INTERPRET=1``), which is how it is tested.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lt_pipeline.models.activations import ARTANH_32, laid_out_like
+from lt_pipeline.models.activations_maths import ARTANH_32, laid_out_like
 
 BLOCK = 2048
 """Elements of one program."""
