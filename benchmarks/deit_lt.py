@@ -6,12 +6,11 @@ The published way takes images one at a time through timm's transform; ours take
 """
 
 import argparse
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
+from augment import rate
 from lt_pipeline.augment.batched_crop import BatchedCrop
 from lt_pipeline.augment.config import TimmCropView
 from lt_pipeline.augment.timm_view import TimmView
@@ -24,19 +23,6 @@ VIEWS = {
         size=32, test_resize=32, scale=(0.2, 1.0), color_jitter=(0.4, 0.4, 0.4, 0.1), color_jitter_probability=0.8, grey=0.2, blur=0.5
     ),
 }
-
-
-def rate(work: Callable[[], object], images: int, seconds: float) -> float:
-    """Return images per CPU-second, the best of three shares of the time."""
-    work()
-    best = 0.0
-    for _ in range(3):
-        calls, start = 0, time.process_time()
-        while (spent := time.process_time() - start) < seconds / 3:
-            work()
-            calls += 1
-        best = max(best, calls * images / spent)
-    return best
 
 
 def main() -> None:

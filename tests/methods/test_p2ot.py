@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lt_pipeline.augment.config import PadCropView
+from lt_pipeline.augment.config import PadCropView, TimmCropView
 from lt_pipeline.data.images import PackedImages
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
@@ -203,3 +203,14 @@ def test_what_cannot_be_clustered_is_refused() -> None:
 def test_stages_that_do_not_fit_are_refused(change: dict[str, object], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         P2ot(clustering=StageConfig.model_validate(P2ot().clustering.model_dump() | change))
+
+
+def test_heads_on_pixels_are_as_wide_as_what_the_view_shows() -> None:
+    whole, half = settings(), settings()
+    half = half.model_copy(update={"clustering": half.clustering.model_copy(update={"views": (TimmCropView(size=5, test_resize=5),) * 2})})
+    assert build_network(whole, "clustering", FACTS)(torch.zeros(2, 3, 1, 2))["logits"].shape == (2, K)
+    assert build_network(half, "clustering", FACTS)(torch.zeros(2, 3, 5, 5))["logits"].shape == (2, K)
+    sizes_vary = FACTS.model_copy(update={"image_shape": None})
+    assert build_network(half, "clustering", sizes_vary)(torch.zeros(2, 3, 5, 5))["logits"].shape == (2, K)
+    with pytest.raises(LongTailError, match="needs images of one size"):
+        build_network(whole, "clustering", sizes_vary)

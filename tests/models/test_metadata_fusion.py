@@ -5,7 +5,7 @@ from lt_pipeline.errors import LongTailError
 from lt_pipeline.models.complexity import macs_per_depth
 from lt_pipeline.models.depth_fusion import build_depth_fused
 from lt_pipeline.models.metadata_encoder import MetadataShape
-from lt_pipeline.models.metadata_fusion import LateFusion, MetadataExperts, MetadataNetwork
+from lt_pipeline.models.metadata_fusion import FusedNetwork, LateFusion, MetadataExperts
 from lt_pipeline.models.registry import build_experts
 
 GROUPS = MetadataShape((4, 3))
@@ -32,7 +32,7 @@ def test_missing_metadata_leaves_features_as_they_are() -> None:
 )  # NCHW, tokens, NHWC, a wider head
 def test_any_backbone_takes_metadata(backbone: str, tokens: bool) -> None:
     torch.manual_seed(0)
-    network = MetadataNetwork(backbone, 5, GROUPS, tokens).train()
+    network = FusedNetwork(backbone, 5, GROUPS, tokens).train()
     side = 160 if backbone == "test_vit" else 64
     images, metadata = torch.randn(3, 3, side, side), torch.randn(3, 7)
     outputs = network(images, metadata)
@@ -49,7 +49,7 @@ def test_any_backbone_takes_metadata(backbone: str, tokens: bool) -> None:
 
 
 def test_places_of_channels_last_backbones_are_places() -> None:
-    network = MetadataNetwork("test_mambaout", 5, GROUPS, tokens=True).eval()
+    network = FusedNetwork("test_mambaout", 5, GROUPS, tokens=True).eval()
     with torch.no_grad():
         maps = network.backbone.forward_features(torch.randn(2, 3, 64, 64))
     assert network._places(maps).shape == (2, maps.shape[1] * maps.shape[2], network.feature_dim)
@@ -57,7 +57,7 @@ def test_places_of_channels_last_backbones_are_places() -> None:
 
 def test_tokens_need_a_feature_map() -> None:
     with pytest.raises(LongTailError, match=r"fusion=tokens needs a feature map, which 'resnet32' does not give"):
-        MetadataNetwork("resnet32", 5, GROUPS, tokens=True)
+        FusedNetwork("resnet32", 5, GROUPS, tokens=True)
 
 
 def test_each_expert_weighs_the_metadata_for_itself() -> None:

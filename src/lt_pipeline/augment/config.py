@@ -149,3 +149,11 @@ class TimmCropView(Config):
 
 View = Annotated[PadCropView | ResizedCropView | TimmCropView, Field(discriminator="kind")]
 """Any view; ``kind`` tells which."""
+
+
+def shape_of_view(view: View, image_shape: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+    """Return height, width and channels of what a network sees of images of ``image_shape``, which is None where sizes vary; None where it varies
+    too."""
+    if isinstance(view, PadCropView):
+        return image_shape
+    return view.size, view.size, image_shape[2] if image_shape else 3

@@ -49,7 +49,7 @@ def build_backbone(name: str, image_shape: tuple[int, int, int] | None = None) -
 
     Args:
         name: ``resnet32``, ``pixels`` or a name of timm's.
-        image_shape: height, width and channels of the images; needed by ``pixels`` alone.
+        image_shape: height, width and channels of what the network sees; needed by ``pixels`` alone.
 
     Raises:
         LongTailError: if there is no such network, or ``pixels`` is asked for images of varying size.
@@ -59,7 +59,7 @@ def build_backbone(name: str, image_shape: tuple[int, int, int] | None = None) -
         return _Features(network), network.feature_dim
     if name == "pixels":
         if image_shape is None:
-            raise LongTailError("model.backbone=pixels needs images of one size: set source.image_size.")
+            raise LongTailError("model.backbone=pixels needs images of one size: set source.image_size, or views of one size.")
         height, width, channels = image_shape
         return nn.Flatten(), height * width * channels
     import timm

@@ -118,7 +118,7 @@ def cluster_network(config: ClusterModelConfig, num_clusters: int, image_shape: 
     Args:
         config: backbone and heads.
         num_clusters: K of every head, unless ``config.clusters`` says otherwise.
-        image_shape: height, width and channels of packed images, None where sizes vary; ``pixels`` needs it.
+        image_shape: height, width and channels of what the network sees, None where that varies; ``pixels`` needs it.
 
     Raises:
         LongTailError: for an unknown backbone, a part that cannot be trained alone, or fewer than two clusters.

@@ -16,6 +16,7 @@ from lt_pipeline.models.backbones import build_backbone
 from lt_pipeline.models.experts import Expert, MultiExpert
 from lt_pipeline.models.heads import LinearClassifier
 from lt_pipeline.models.metadata_encoder import MetadataEncoder, MetadataShape, encode_tokens
+from lt_pipeline.models.metadata_network import MetadataClassifier, MetadataNetwork
 
 _HEAD_WIDTH = 64
 """Features of each attention head in token fusion, as vision transformers have them."""
@@ -75,7 +76,7 @@ class TokenFusion(nn.Module):
         return fused
 
 
-class MetadataNetwork(nn.Module):
+class FusedNetwork(MetadataClassifier):
     """A backbone, metadata and a linear classifier.
 
     Args:
@@ -106,24 +107,10 @@ class MetadataNetwork(nn.Module):
         features: Tensor = self._places(backbone.forward_features(images)) if self.tokens else backbone(images)
         return features
 
-    def trunk(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
-        """Return fused features [B, D] of images [B, 3, H, W] and metadata."""
-        fused: Tensor = self.fusion(self.look(images), metadata)
+    def fuse(self, seen: Tensor, metadata: Tensor | None) -> Tensor:
+        """Return fused features [B, D]."""
+        fused: Tensor = self.fusion(seen, metadata)
         return fused
-
-    @property
-    def experts(self) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]]]:
-        """The one classifier; it maps the trunk's output to (logits [B, C], features [B, D])."""
-        return (lambda features: (self.head(features), features),)
-
-    def forward(self, images: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
-        """Return ``logits`` [B, C] and ``features`` [B, D] of images [B, 3, H, W] and metadata, None being all missing."""
-        return self.answer(self.look(images), metadata)
-
-    def answer(self, seen: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the same of what :meth:`look` has returned and metadata."""
-        features = self.fusion(seen, metadata)
-        return {"logits": self.head(features), "features": features}
 
     def _places(self, features: Tensor) -> Tensor:
         """Return the backbone's last features as [B, N, D]; transformers give them so, others as maps with channels first or last."""
@@ -134,7 +121,7 @@ class MetadataNetwork(nn.Module):
         return features.flatten(2).transpose(1, 2)
 
 
-class MetadataExperts(nn.Module):
+class MetadataExperts(MetadataNetwork):
     """Experts on one trunk, each of which weighs the metadata for itself.
 
     Args:
@@ -168,12 +155,8 @@ class MetadataExperts(nn.Module):
         """The branches in order; each maps the trunk's output to (logits [B, C], features [B, D])."""
         return tuple(partial(_answer, expert, fusion) for expert, fusion in zip(self.network.experts, self.fusions, strict=True))
 
-    def forward(self, images: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
-        """Return ``logits`` [B, C], ``expert_logits`` [K, B, C] and ``features`` [K, B, D] of images and metadata, None being all missing."""
-        return self.answer(self.look(images), metadata)
-
     def answer(self, seen: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the same of what :meth:`look` has returned and metadata."""
+        """Return ``logits`` [B, C], ``expert_logits`` [K, B, C] and ``features`` [K, B, D]."""
         logits, features = zip(*(expert((seen, metadata)) for expert in self.experts), strict=True)
         expert_logits = torch.stack(logits)
         return {"logits": expert_logits.mean(0), "expert_logits": expert_logits, "features": torch.stack(features)}

@@ -15,7 +15,7 @@ from lt_pipeline.methods.metaformer.config import MaskingConfig, Metaformer, Met
 from lt_pipeline.methods.metaformer.masking import mask_metadata, masked_share
 from lt_pipeline.models.backbones import load_backbone
 from lt_pipeline.models.metadata_encoder import MetadataShape
-from lt_pipeline.models.metadata_fusion import MetadataExperts, MetadataNetwork
+from lt_pipeline.models.metadata_fusion import FusedNetwork, MetadataExperts
 from lt_pipeline.models.metafg.network import build_metafg
 from lt_pipeline.models.metafg.published import load_metafg
 from lt_pipeline.models.registry import experts_network, prepare
@@ -36,7 +36,7 @@ def build_network(settings: Metaformer, stage: str, facts: DataFacts) -> nn.Modu
             one = model.metafg
             return build_metafg(one.backbone, classes, one.image_size, metadata, one.drop_path, one.last_only, one.checkpointed)
         case "timm":
-            return MetadataNetwork(model.timm.backbone, classes, metadata, model.timm.fusion == "tokens")
+            return FusedNetwork(model.timm.backbone, classes, metadata, model.timm.fusion == "tokens")
     return MetadataExperts(experts_network(model.experts, classes), metadata)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lt_pipeline.augment.config import shape_of_view
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.methods.facts import DataFacts
 from lt_pipeline.methods.p2ot.config import P2ot, Sp2ot
@@ -17,7 +18,7 @@ from lt_pipeline.training.features import Features
 
 def build_network(settings: P2ot, stage: str, facts: DataFacts) -> ClusterNetwork:
     """Return the untrained network; ``facts.num_classes`` is the number of clusters."""
-    return cluster_network(settings.model, facts.num_classes, facts.image_shape)
+    return cluster_network(settings.model, facts.num_classes, shape_of_view(settings.clustering.views[0], facts.image_shape))
 
 
 def initial_network(settings: P2ot, facts: DataFacts) -> ClusterNetwork:

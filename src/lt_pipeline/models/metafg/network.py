@@ -3,7 +3,6 @@
 Children and weights are named after the parts: ``stem``, ``stage1`` .. ``stage4``, ``meta.<group>.stage3`` and ``.stage4``, ``aggregate``, ``head``.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.models.heads import LinearClassifier
 from lt_pipeline.models.metadata_encoder import MetadataEncoder, MetadataShape, encode_tokens
+from lt_pipeline.models.metadata_network import MetadataClassifier
 from lt_pipeline.models.metafg.attention import AttentionStage, Mlp, RelativeAttention
 from lt_pipeline.models.metafg.convolution import MBConv, Stem
 
@@ -89,7 +89,7 @@ class Aggregation(nn.Module):
         return features
 
 
-class MetaFG(nn.Module):
+class MetaFG(MetadataClassifier):
     """Convolutional stages, then attention stages that mix the image with a class token and the tokens of its metadata.
 
     Args:
@@ -158,34 +158,17 @@ class MetaFG(nn.Module):
         maps: Tensor = self.stage2(self.stage1(self.stem(images)))
         return maps
 
-    def trunk(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
-        """Return features [B, D] of images [B, 3, S, S] and their metadata; see :mod:`~lt_pipeline.models.metadata_encoder`.
+    def fuse(self, seen: Tensor, metadata: Tensor | None) -> Tensor:
+        """Return features [B, D] of the maps and metadata; see :mod:`~lt_pipeline.models.metadata_encoder`.
 
         Raises:
-            LongTailError: if the images or the metadata have another shape than the network was made for.
+            LongTailError: if the metadata have another shape than the network was made for.
         """
-        return self._attended(self.look(images), metadata)
-
-    def _attended(self, maps: Tensor, metadata: Tensor | None) -> Tensor:
-        tokens3, tokens4 = self._metadata_tokens(metadata, maps)
-        third = self.stage3(maps, tokens3)
+        tokens3, tokens4 = self._metadata_tokens(metadata, seen)
+        third = self.stage3(seen, tokens3)
         fourth = self.stage4(self.stage3.maps(third), tokens4)
         features: Tensor = self.aggregate(third[:, :1], fourth[:, :1])
         return features
-
-    @property
-    def experts(self) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]]]:
-        """The one classifier; it maps the trunk's output to (logits [B, C], features [B, D])."""
-        return (lambda features: (self.head(features), features),)
-
-    def forward(self, images: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
-        """Return ``logits`` [B, C] and ``features`` [B, D] of images [B, 3, S, S] and metadata, None being all missing."""
-        return self.answer(self.look(images), metadata)
-
-    def answer(self, seen: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the same of what :meth:`look` has returned and metadata."""
-        features = self._attended(seen, metadata)
-        return {"logits": self.head(features), "features": features}
 
     def _metadata_tokens(self, metadata: Tensor | None, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
         if not self.takes_metadata:
