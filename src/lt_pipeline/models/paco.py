@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.models.experts import MultiExpert
+from lt_pipeline.ranks import gathered, rank, world_size
 
 
 class ContrastiveNetwork(nn.Module):
@@ -68,13 +69,13 @@ class MomentumQueue(nn.Module):
     @torch.no_grad()
     def keys(self, images: Tensor) -> Tensor:
         """Return unit keys [B, d] of images [B, 3, H, W]; with several ranks the images are dealt anew for batch norm, as in MoCo."""
-        if not _ranks():
+        if world_size() == 1:
             keys: Tensor = self.key(images)["projections"]
             return keys
         everything = gathered(images)
         order = torch.randperm(len(everything), device=images.device)
         dist.broadcast(order, 0)
-        mine = slice(dist.get_rank() * len(images), (dist.get_rank() + 1) * len(images))
+        mine = slice(rank() * len(images), (rank() + 1) * len(images))
         shuffled = gathered(self.key(everything[order[mine]])["projections"])
         return shuffled[order.argsort()[mine]]
 
@@ -94,16 +95,3 @@ class MomentumQueue(nn.Module):
         places = slice(int(self.pointer), int(self.pointer) + len(keys))
         self.queue[places], self.queue_labels[places] = keys.to(self.queue.dtype), labels
         self.pointer.copy_((self.pointer + len(keys)) % len(self.queue))
-
-
-def gathered(values: Tensor) -> Tensor:
-    """Return the values [B, ...] of all ranks in their order, [world * B, ...]; every rank has equally many."""
-    if not _ranks():
-        return values
-    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, values.contiguous())
-    return torch.cat(parts)
-
-
-def _ranks() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -20,11 +20,12 @@ from lt_pipeline.augment.normalise import Normalise
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.errors import LongTailError
 from lt_pipeline.progress import progress
+from lt_pipeline.ranks import highest, rank, summed, world_size
 from lt_pipeline.training.allocator import keep_freed_memory
 from lt_pipeline.training.checkpoint import State, portable
 from lt_pipeline.training.clock import Clock
 from lt_pipeline.training.config import StageConfig, TrainerConfig
-from lt_pipeline.training.distributed import highest, rank, run_ranks, summed, world_size
+from lt_pipeline.training.distributed import run_ranks
 from lt_pipeline.training.feed import Chunk, Feed, build_feed
 from lt_pipeline.training.inference import autocast, choose_device, memory_format, run_model, wants_compilation, warn_if_slow
 from lt_pipeline.training.optim import build_optimizer

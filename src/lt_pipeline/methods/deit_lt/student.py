@@ -12,8 +12,8 @@ from lt_pipeline.losses.reweighting import effective_number_weights, reweighting
 from lt_pipeline.losses.token_distillation import class_token_loss, distillation_token_loss
 from lt_pipeline.methods.deit_lt.config import DistillationConfig
 from lt_pipeline.models.distilled_vit import CLASS_TOKEN, DISTILLATION_TOKEN, DistilledViT
+from lt_pipeline.ranks import summed
 from lt_pipeline.training.clock import Clock
-from lt_pipeline.training.distributed import summed
 from lt_pipeline.training.task import Batch, Task
 
 

@@ -10,8 +10,8 @@ from lt_pipeline.losses.self_labelling import MemoryBank, feature_drift, swapped
 from lt_pipeline.methods.p2ot.config import P2ot, Sp2ot
 from lt_pipeline.methods.p2ot.labels import Labeller
 from lt_pipeline.models.clustering import ClusterNetwork
+from lt_pipeline.ranks import gathered, rank
 from lt_pipeline.training.clock import Clock
-from lt_pipeline.training.distributed import gathered, rank
 from lt_pipeline.training.task import Batch, Task
 
 
