@@ -68,10 +68,14 @@ def test_images_without_labels_and_their_clusters_as_labels(project: Project, im
     assert not metrics["labelled"] and "macro_accuracy" not in metrics and 0 <= metrics["clusters/entropy"] <= 1
     assert "Contact sheet" in (project.reporting("p2ot", place=place) / "report.html").read_text()
     assert "no labels" in refused
+    table = project.folder / f"data/07_model_output/{place}/p2ot/seed0/assignments.parquet"
+    project.kedro("run", "--pipeline=predict", "--env=my_images", f"--params=predict.images={root},predict.method=p2ot")
+    answers = pd.read_csv(next((project.folder / "data/07_model_output/my_images").glob("predict/*/predictions.csv"))).set_index("image")
+    assigned = pd.read_parquet(table).set_index("sample_id")["cluster"]
+    assert len(assigned) and ("cluster " + assigned.astype(str) == answers["class"].loc[assigned.index]).all()
 
     unlabelled = project.kedro("run", "--pipeline=baseline", "--env=my_images", f"--params={source}", code=1)
     assert "learns from labels" in unlabelled
-    table = project.folder / f"data/07_model_output/{place}/p2ot/seed0/assignments.parquet"
     labels = f"benchmark.labels={table},trainer.epochs_scale=0.02,run=clusters"
     project.kedro("run", "--pipeline=baseline", "--env=my_images", f"--params={source},{labels}")
     (learned,) = (project.folder / "data/08_reporting/my_images").glob("natural-labels*/baseline/seed0-clusters/metrics.json")

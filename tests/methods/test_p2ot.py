@@ -21,6 +21,8 @@ from lt_pipeline.methods.p2ot.stages import build_network, build_task
 from lt_pipeline.methods.p2ot.task import SelfLabelling
 from lt_pipeline.models.clustering import ClusterNetwork, cosine_head
 from lt_pipeline.models.clustering_config import ClusterModelConfig
+from lt_pipeline.pipelines.inference import build_network as network_of
+from lt_pipeline.training.checkpoint import Checkpoint
 from lt_pipeline.training.clock import Clock
 from lt_pipeline.training.config import StageConfig, TrainerConfig
 from lt_pipeline.training.features import Features
@@ -214,3 +216,12 @@ def test_heads_on_pixels_are_as_wide_as_what_the_view_shows() -> None:
     assert build_network(half, "clustering", sizes_vary)(torch.zeros(2, 3, 5, 5))["logits"].shape == (2, K)
     with pytest.raises(LongTailError, match="needs images of one size"):
         build_network(whole, "clustering", sizes_vary)
+
+
+@pytest.mark.parametrize("selection", ["score", "last"])
+def test_new_images_go_to_the_clusters_of_the_selected_epoch(selection: str) -> None:
+    config = settings(selection=selection)
+    states = {name: build_network(config, "clustering", FACTS).state_dict() for name in ("last", "score")}
+    facts = {"method": "p2ot", "stage": "clustering", "settings": config.model_dump(mode="json"), "data": FACTS.model_dump(mode="json")}
+    found = network_of(Checkpoint(states, facts)).state_dict()
+    assert all(torch.equal(found[name], states[selection][name]) for name in found)

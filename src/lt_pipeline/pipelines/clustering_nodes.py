@@ -158,7 +158,7 @@ def assign_images(
     from lt_pipeline.training.inference import run_model
 
     typed: Any = settings
-    network: Any = build_network(checkpoint, checkpoint.selections[selection_of(typed, checkpoint)])
+    network: Any = build_network(checkpoint)
     data = DataFacts.model_validate(checkpoint.facts["data"])
     tables = []
     for part, known in (("train", features.train), ("test", features.test)):
@@ -208,6 +208,7 @@ def score_assignments(
 
     from lt_pipeline.data.split import split_hash
     from lt_pipeline.evaluation.cluster_report import cluster_metrics, cluster_table
+    from lt_pipeline.pipelines.inference import answering
 
     typed: Any = settings
     facts = {
@@ -218,7 +219,7 @@ def score_assignments(
         "profile": benchmark.profile,
         "seed": checkpoint.facts["seed"],
         "split_hash": split_hash(split),
-        "protocol": f"clusters, {'epoch of the lowest loss' if selection_of(typed, checkpoint) == 'score' else 'last epoch'}",
+        "protocol": f"clusters, {'epoch of the lowest loss' if answering(checkpoint) == 'score' else 'last epoch'}",
         "precision": checkpoint.record["timing"]["precision"],
         "shot_convention": benchmark.shot_convention,
         "shot_many": benchmark.shot_many,
@@ -248,11 +249,6 @@ def report_clusters(
     sheet = contact_sheet(assignments[assignments["split"] == "train"], per_cluster, images)
     page = render_cluster_report(metrics, per_class, per_cluster, figures, run_facts(checkpoint, metrics), history, sheet)
     return page, *(figures[name] for name in FIGURES)
-
-
-def selection_of(settings: Any, checkpoint: Any) -> str:
-    """Return which weights of the checkpoint assign: the method's choice, or the last where the stage kept no score."""
-    return settings.selection if settings.selection in checkpoint.selections else "last"
 
 
 def cluster_facts(method: str, settings: Any, split: pd.DataFrame, images: Any, benchmark: BenchmarkConfig) -> DataFacts:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lt_pipeline.augment.config import PadCropView, View
+from lt_pipeline.augment.config import View, shape_of_view
 from lt_pipeline.data.metadata import kept_numbers
 from lt_pipeline.data.split import ImageSet
 from lt_pipeline.evaluation.predictions import Predictions
@@ -27,8 +27,14 @@ PROTOCOLS = {"last": "last epoch", "validation": "chosen on validation", "test":
 """How an epoch was selected, in the words of the tables."""
 
 
+def answering(checkpoint: Checkpoint) -> str:
+    """Return which of a checkpoint's weights answer: those that the method's settings select, the last epoch's if they select none."""
+    wanted = checkpoint.facts["settings"].get("selection")
+    return wanted if wanted in checkpoint.selections else "last"
+
+
 def build_network(checkpoint: Checkpoint, state: State | None = None) -> nn.Module:
-    """Return the network of a checkpoint with its weights (the last epoch's unless another ``state`` is given).
+    """Return the network of a checkpoint with the weights that answer, or with ``state``.
 
     Raises:
         LongTailError: if the checkpoint's method or settings are unknown here, or the weights do not fit.
@@ -36,7 +42,7 @@ def build_network(checkpoint: Checkpoint, state: State | None = None) -> nn.Modu
     method = get_method(checkpoint.facts["method"])
     facts = DataFacts.model_validate(checkpoint.facts["data"])
     network: nn.Module = method.load().build_network(_settings(checkpoint), checkpoint.facts["stage"], facts)
-    load_into(network, state or checkpoint.state, f"The checkpoint of {method.name}")
+    load_into(network, state or checkpoint.selections[answering(checkpoint)], f"The checkpoint of {method.name}")
     return network
 
 
@@ -128,8 +134,8 @@ def _view(checkpoint: Checkpoint) -> View:
 
 def _side(checkpoint: Checkpoint, images: ImageSet) -> tuple[int, int]:
     """Return height and width of what the network sees."""
-    view, shape = _view(checkpoint), images.images.shape
-    return (shape[0], shape[1]) if isinstance(view, PadCropView) and shape else (getattr(view, "size", 0),) * 2
+    shape = shape_of_view(_view(checkpoint), images.images.shape)
+    return shape[:2] if shape else (0, 0)
 
 
 def _predict(
