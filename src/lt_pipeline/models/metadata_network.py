@@ -3,12 +3,13 @@
 The two are apart so that one look serves several answers, with all of the metadata and with less.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
 
-class MetadataNetwork(nn.Module):
+class MetadataNetwork(nn.Module, ABC):
     """A network of images [B, 3, H, W] and metadata [B, d], None being all missing.
 
     Attributes:
@@ -17,13 +18,13 @@ class MetadataNetwork(nn.Module):
 
     takes_metadata: bool
 
+    @abstractmethod
     def look(self, images: Tensor) -> Tensor:
         """Return what is seen of the images alone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, seen: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
         """Return the network's outputs by name for what :meth:`look` has returned and metadata."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
         """Return the outputs for images and metadata."""
@@ -35,9 +36,9 @@ class MetadataClassifier(MetadataNetwork):
 
     head: nn.Module
 
+    @abstractmethod
     def fuse(self, seen: Tensor, metadata: Tensor | None) -> Tensor:
         """Return features [B, D] of what was seen and metadata."""
-        raise NotImplementedError
 
     def trunk(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
         """Return features [B, D] of images and metadata."""
