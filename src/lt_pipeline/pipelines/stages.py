@@ -19,7 +19,7 @@ from lt_pipeline.training.config import StageConfig, TrainerConfig
 
 logger = logging.getLogger(__name__)
 _PACKAGES = ("lt-pipeline", "torch", "torchvision", "timm", "kedro", "numpy", "pandas")
-_SHAPES_WEIGHTS = ("augment", "data", "losses", "methods", "models", "training", "transport")
+_SHAPES_WEIGHTS = ("ranks.py", *(f"{room}/**/*.py" for room in ("augment", "data", "losses", "methods", "models", "training", "transport")))
 
 
 def stage_job(
@@ -136,8 +136,8 @@ def run_facts(checkpoint: Any, facts: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def code_digest() -> str:
-    """Return 16 hex digits over the source of every package that can change what is learned."""
+    """Return 16 hex digits over the source of everything that can change what is learned."""
     root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
-    for path in sorted(path for folder in _SHAPES_WEIGHTS for path in (root / folder).rglob("*.py")):
+    for path in sorted(path for pattern in _SHAPES_WEIGHTS for path in root.glob(pattern)):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
