@@ -4,9 +4,9 @@
 published formula keeps four tensors of the input's size for the backward pass; this one keeps the input and computes the rest again, in float32
 or better whatever the input's type.
 
-One definition of the maths (``value``, ``slopes``) serves each form. On a CPU it runs tile by tile, so that intermediate results stay in the
-cache, or, for large inputs, compiled by inductor into one pass over memory. Inside ``torch.compile`` it is traced over the whole tensor. On CUDA a
-Triton kernel (``activations_cuda``) repeats it.
+One definition of the maths (``activations_maths``) serves each form. On a CPU it runs tile by tile, so that intermediate results stay in the cache,
+or, for large inputs, compiled by inductor into one pass over memory (``activations_tiles``). Inside ``torch.compile`` it is traced over the whole
+tensor. On CUDA a Triton kernel (``activations_cuda``) repeats it.
 """
 
 import functools
