@@ -21,30 +21,41 @@ class Curvature:
     products with Q solve it, and no K x K matrix is formed.
 
     Args:
-        kernel: the rows that the products are taken with; they may be less exact or fewer than the ones that the gradient comes from.
+        kernel: the rows that the gradient comes from.
         point: where.
         problem: for the columns' wishes.
+        model: rows that the products are taken with instead; they may be less exact or fewer. Where they are a sample, it says how columns
+            go together, but of a rare column it may hold a few times too much or too little, and steps would be off by as much; so the
+            diagonal without the virtual column is then taken from all rows.
     """
 
-    def __init__(self, kernel: Kernel, point: Point, problem: Problem) -> None:
-        self.kernel, self.point, self.relaxed = kernel, point, problem.relaxed
-        self.moving = point.mass >= EMPTY
-        self.diagonal = point.mass + problem.softness * problem.wanted(point.v)
-        self.slack, moment = kernel.slack(point)
+    def __init__(self, kernel: Kernel, point: Point, problem: Problem, model: Kernel | None = None) -> None:
+        self.problem = problem
+        self.kernel, self.point = (kernel, point) if model is None else (model, model.at(point.v))
+        self.moving = (self.point.mass >= EMPTY) & (point.mass >= EMPTY)
+        self.diagonal, own = self._diagonals(self.kernel, self.point)
+        self.slack, moment = self.kernel.slack(self.point)
         self.slack_weight = 1 / moment if moment > 1e-30 else 0.0
-        own = self.diagonal - kernel.gram_diagonal(point) - self.slack_weight * self.slack.square()
-        self.scale = torch.where(self.moving, torch.maximum(own, 1e-6 * self.diagonal).rsqrt(), 0.0)
+        rest = torch.maximum(own - self.slack_weight * self.slack.square(), 1e-6 * self.diagonal)
+        self.scale = torch.where(self.moving, rest.rsqrt(), 0.0)
+        ratio = own / self._diagonals(kernel, point)[1] if not kernel.keeps_rows else torch.ones_like(own)
+        self.outer = torch.where(self.moving, self.scale * ratio.sqrt(), 0.0)
         self.factor: Tensor | None = None
+
+    def _diagonals(self, kernel: Kernel, point: Point) -> tuple[Tensor, Tensor]:
+        """Return the diagonal of diag(m) + softness diag(w), and what is left of it without Q^T Q / N."""
+        diagonal = point.mass + self.problem.softness * self.problem.wanted(point.v)
+        return diagonal, torch.maximum(diagonal - kernel.gram_diagonal(point), 1e-6 * diagonal)
 
     def solve(self, gradient: Tensor, accuracy: float) -> Tensor:
         """Return the Newton direction [K], to the relative ``accuracy`` at least; 0 for empty columns."""
-        right = -gradient * self.scale
+        right = -gradient * self.outer
         if self.factor is None:
             solved = self._conjugate_gradients(right, accuracy)
             if solved is not None:
-                return solved * self.scale
+                return solved * self.outer
             self.factor = self._cholesky()
-        return torch.cholesky_solve(right[:, None], self.factor)[:, 0] * self.scale
+        return torch.cholesky_solve(right[:, None], self.factor)[:, 0] * self.outer
 
     def _conjugate_gradients(self, right: Tensor, accuracy: float) -> Tensor | None:
         solution, residual = torch.zeros_like(right), right.clone()
@@ -73,7 +84,9 @@ class Curvature:
         """Return the factor of the rescaled Hessian, with as much on its diagonal as it takes."""
         hessian = -self.kernel.gram(self.point)
         hessian.addr_(self.slack, self.slack, alpha=-self.slack_weight)
-        if not self.relaxed:  # with hard columns a constant added to v changes nothing: some curvature along it keeps the matrix regular
+        if (
+            not self.problem.relaxed
+        ):  # with hard columns a constant added to v changes nothing: some curvature along it keeps the matrix regular
             hessian.addr_(self.point.mass, self.point.mass)
         hessian.diagonal().add_(self.diagonal)
         hessian *= self.scale

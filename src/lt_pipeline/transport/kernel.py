@@ -132,13 +132,14 @@ class Kernel:
         self.passes = 0
         self._u: float | None = None
 
-    def _blocks(self) -> Iterator[slice]:
-        return blocks(*self.cost.shape)
+    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Return R at the reference in blocks of rows, with where they are."""
+        return ((block, self.rows[block]) for block in blocks(*self.cost.shape))
 
     def rebase(self, v: Tensor) -> Point:
         """Make ``v`` the reference: compute R there."""
-        for block in self._blocks():
-            self.height[block] = softmax_rows(self.cost[block], v, self.epsilon, self.rows[block])
+        for block, rows in self._blocks():
+            self.height[block] = softmax_rows(self.cost[block], v, self.epsilon, rows)
         self.reference = v.clone()
         return self._point(v, self.height.clone(), None)
 
@@ -148,7 +149,7 @@ class Kernel:
         if float(offset.max() - offset.min()) > FARTHEST:
             return self.rebase(v)
         factor = offset.exp().to(self.rows.dtype)
-        norm = torch.cat([self.rows[block] @ factor for block in self._blocks()])
+        norm = torch.cat([rows @ factor for _, rows in self._blocks()])
         return self._point(v, self.height + norm.double().log(), norm)
 
     def settled(self, point: Point) -> Point:
@@ -168,15 +169,15 @@ class Kernel:
     def column_sums(self, weight: Tensor) -> Tensor:
         """Return ``weight @ R / N``, float64 [K]."""
         sums = torch.zeros_like(self.reference)
-        for block in self._blocks():
-            sums += weight[block] @ self.rows[block]
+        for block, rows in self._blocks():
+            sums += weight[block] @ rows
         return summed(sums, self.group) / self.total
 
     def plan(self, point: Point) -> Tensor:
         """Return the plan's rows [n, K] in the kernel's own memory, which is of no use for passes any more."""
         factor = point.factor.to(self.rows.dtype)
-        for block in self._blocks():
-            self.rows[block].mul_(factor).mul_(point.weight[block][:, None])
+        for block, rows in self._blocks():
+            rows.mul_(factor).mul_(point.weight[block][:, None])
         return self.rows
 
     def log_mass(self, point: Point, columns: Tensor) -> Tensor:
@@ -203,16 +204,15 @@ class Kernel:
     def gram_product(self, point: Point, direction: Tensor) -> Tensor:
         """Return ``Q^T Q direction / N``, float64 [K]."""
         near, result, square = (point.factor * direction).to(self.rows.dtype), torch.zeros_like(direction), point.weight.square()
-        for block in self._blocks():
-            rows = self.rows[block]
+        for block, rows in self._blocks():
             result += (rows @ near).mul_(square[block]) @ rows
         return summed(result, self.group) * point.factor / self.total
 
     def gram_diagonal(self, point: Point) -> Tensor:
         """Return the diagonal of ``Q^T Q / N``, float64 [K]."""
         result, square = torch.zeros_like(self.reference), point.weight.square()
-        for block in self._blocks():
-            result += square[block] @ self.rows[block].square()
+        for block, rows in self._blocks():
+            result += square[block] @ rows.square()
         return summed(result, self.group) * point.factor.square() / self.total
 
     def slack(self, point: Point) -> tuple[Tensor, float]:

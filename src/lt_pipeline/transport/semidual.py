@@ -18,7 +18,7 @@ _FAR = 6.0
 _UPDATES = 8
 """... but not more often than this."""
 _KEEP = 0.3
-"""A factorised Hessian is kept while its steps shrink the error to this share."""
+"""A Hessian that was costly, factorised or with a read of all rows, is kept while its steps shrink the error to this share."""
 _NEAR = 1e-3
 """From here on Newton steps are full ones, and one that leaves more than ``_GAIN`` of the error says that rounding is all that is left of it ..."""
 _GAIN = 0.9
@@ -60,12 +60,13 @@ def newton(problem: Problem, kernel: Kernel, v: Tensor, tolerance: float, most: 
         state = state if settled is state.point else _state(problem, kernel, settled)
         fresh = curvature is None
         if curvature is None:
-            curvature = Curvature(model or kernel, state.point if model is None else model.at(state.point.v), problem)
+            curvature = Curvature(kernel, state.point, problem, model)
         following = _step(problem, kernel, state, curvature)
         gained = following is not None and (state.error > _NEAR or following.error <= _GAIN * state.error)
         stalls = 0 if gained else stalls + 1
         if following is not None and stalls <= _STALLS:
-            served = curvature.factor is not None and following.error <= _KEEP * state.error
+            costly = curvature.factor is not None or not kernel.keeps_rows
+            served = costly and following.error <= _KEEP * state.error
             state, curvature = following, curvature if served else None
         elif not fresh:
             curvature = None

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from lt_pipeline.errors import LongTailError
-from lt_pipeline.transport.kernel import Group, Kernel, Point, softmax_rows, summed
+from lt_pipeline.transport.kernel import Group, Kernel, Point, softmax_rows
 
 _SAMPLE = 1 << 26
 """Numbers in the sample of rows that gives the curvature: 256 MiB in float32."""
@@ -50,7 +50,7 @@ class RowBlocks:
             raise LongTailError(
                 f"Rows {start} to {stop} of the cost have the shape {tuple(values.shape)}, not {(stop - start, self.columns)}."
             )
-        if not bool(torch.isfinite(values).all()):
+        if not bool(torch.stack(torch.aminmax(values)).isfinite().all()):  # a NaN is both least and largest
             raise LongTailError(f"Rows {start} to {stop} of the cost hold numbers that are not finite.")
         return values
 
@@ -80,6 +80,12 @@ class StreamedKernel(Kernel):
         self.source = source
         self.height = torch.empty(source.rows, dtype=torch.float64, device=device)
 
+    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        for block, cost in self.source:
+            rows = torch.empty_like(cost)
+            softmax_rows(cost, self.reference, self.epsilon, rows)
+            yield block, rows
+
     def rebase(self, v: Tensor) -> Point:
         """Return what a pass finds at ``v``."""
         self.reference = v.clone()
@@ -90,15 +96,6 @@ class StreamedKernel(Kernel):
     def at(self, v: Tensor) -> Point:
         """Return what a pass finds at ``v``."""
         return self.rebase(v)
-
-    def column_sums(self, weight: Tensor) -> Tensor:
-        """Return ``weight @ R / N``, float64 [K]."""
-        sums = torch.zeros_like(self.reference)
-        for block, cost in self.source:
-            rows = torch.empty_like(cost)
-            softmax_rows(cost, self.reference, self.epsilon, rows)
-            sums += weight[block] @ rows
-        return summed(sums, self.group) / self.total
 
     def plan(self, point: Point) -> Tensor:
         """Return the plan's rows [n, K], the only thing here that needs memory for all of them."""
