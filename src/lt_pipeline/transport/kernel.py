@@ -17,15 +17,18 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-FARTHEST = 20.0
-"""Largest spread of a step from the reference for which R need not be computed anew."""
-LONGEST = FARTHEST / 2
+FARTHEST = 30.0
+"""Largest spread of a step from the reference for which R need not be computed anew; weights of rows are at most e^30 K, and float32 holds
+their squares."""
+LONGEST = 10.0
 """Largest spread of a step that :meth:`Kernel.settled` leaves room for."""
-_LOWEST = -69.0
-"""Entries of R are at least e^-69 = 1e-30: less changes nothing (5e-22 after the farthest step), and exponentials that underflow are
-slow."""
+_LOWEST = {torch.float32: -69.0, torch.float64: -300.0}
+"""Logarithms of the least entries of R: after the farthest step these are still below the rounding of a row, and exponentials that underflow
+are slow."""
 _BLOCK = 1 << 17
-"""Numbers in a block of rows: 1 MiB in float64, which stays in the cache between the steps of a pass."""
+"""Numbers in a block of rows that are made: 1 MiB in float64, which stays in the cache from step to step."""
+_PRODUCT = 1 << 20
+"""Numbers in a block of rows that a product is taken with."""
 _MASS_ERROR = 1e-14
 """How exactly the transported mass is met."""
 _ROUNDING = 2.0**-52
@@ -47,9 +50,9 @@ def highest(values: Tensor, group: Group) -> Tensor:
     return values
 
 
-def blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Return the slices of rows that a pass takes one after the other."""
-    size = max(64, _BLOCK // columns)
+def blocks(rows: int, columns: int, numbers: int = _BLOCK) -> Iterator[slice]:
+    """Return the slices of rows, of about ``numbers`` each, that a pass takes one after the other."""
+    size = max(64, numbers // columns)
     return (slice(start, start + size) for start in range(0, rows, size))
 
 
@@ -57,7 +60,7 @@ def softmax_rows(cost: Tensor, v: Tensor, epsilon: float, out: Tensor) -> Tensor
     """Write ``softmax(v - C/eps)`` of cost rows [n, K] into ``out`` [n, K] and return their logsumexp [n]; all in the dtype of ``out``."""
     torch.add(v.to(out.dtype), cost.to(out.dtype), alpha=-1 / epsilon, out=out)
     top = out.amax(1)
-    out.sub_(top[:, None]).clamp_(min=_LOWEST).exp_()
+    out.sub_(top[:, None]).clamp_(min=_LOWEST[out.dtype]).exp_()
     norm = out @ out.new_ones(out.shape[1])
     out.mul_(norm.reciprocal()[:, None])
     return norm.log_().add_(top)
@@ -134,12 +137,12 @@ class Kernel:
 
     def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Return R at the reference in blocks of rows, with where they are."""
-        return ((block, self.rows[block]) for block in blocks(*self.cost.shape))
+        return ((block, self.rows[block]) for block in blocks(len(self.cost), self.cost.shape[1], _PRODUCT))
 
     def rebase(self, v: Tensor) -> Point:
         """Make ``v`` the reference: compute R there."""
-        for block, rows in self._blocks():
-            self.height[block] = softmax_rows(self.cost[block], v, self.epsilon, rows)
+        for block in blocks(*self.cost.shape):
+            self.height[block] = softmax_rows(self.cost[block], v, self.epsilon, self.rows[block])
         self.reference = v.clone()
         return self._point(v, self.height.clone(), None)
 
