@@ -11,12 +11,13 @@ from lt_pipeline.training.allocator import keep_freed_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
-def test_blocks_are_used_again_without_new_pages() -> None:
+@pytest.mark.parametrize("mebibytes", [16, 256])
+def test_blocks_are_used_again_without_new_pages(mebibytes: int) -> None:
     assert keep_freed_memory()
 
     def faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(4 * 2**20).sum()  # 16 MiB, 4,096 pages
+        torch.ones(mebibytes * 2**18).sum()  # 256 pages each
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     for _ in range(3):

@@ -20,7 +20,7 @@ from lt_pipeline.files import atomic_file
 from lt_pipeline.progress import progress
 from lt_pipeline.training.config import TrainerConfig
 from lt_pipeline.training.feed import Chunk, build_feed
-from lt_pipeline.training.inference import autocast, choose_device, memory_format, run_model
+from lt_pipeline.training.inference import autocast, choose_device, in_parts, memory_format, run_model
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def augmented_features(
         for batch in feed.batches(chunks):
             for found, view in zip(parts, batch.views, strict=True):
                 with autocast(device, trainer.precision):
-                    found.append(backbone(view).float().cpu())
+                    found += [backbone(part).float().cpu() for part in in_parts(view)]
             advance(len(batch.indices))
     return torch.stack([torch.cat(found).unflatten(0, (draws, -1)) for found in parts]).numpy()
 

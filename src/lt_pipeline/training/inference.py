@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from lt_pipeline.augment.config import View
 from lt_pipeline.augment.normalise import Normalise
@@ -22,6 +22,8 @@ from lt_pipeline.training.feed import evaluation_batches
 logger = logging.getLogger(__name__)
 WORTH_COMPILING = 2000
 """Steps from which the time that compilation saves is well above what it costs."""
+_PIXELS = 1 << 19
+"""Pixels that a CPU looks at in one pass: 512 images of CIFAR, 10 of 224 pixels."""
 _KEPT = ("logits", "expert_logits", "router_scores", "experts_used")
 
 
@@ -78,6 +80,14 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
+def in_parts(images: Tensor) -> Sequence[Tensor]:
+    """Return images [B, 3, H, W] in parts of which each is worth a pass: on a CPU a few large ones at a time, as more are no faster there
+    and their activations take gigabytes; else all."""
+    if images.device.type != "cpu":
+        return (images,)
+    return images.split(max(1, _PIXELS // images[0, 0].numel()))
+
+
 @torch.inference_mode()
 def run_model(
     model: nn.Module,
@@ -118,7 +128,8 @@ def run_model(
     masks = {name: torch.from_numpy(mask).to(device) for name, mask in (kept or {}).items()} if given is not None else {}
     start = 0
     model.eval()
-    feed = evaluation_batches(images, view, Normalise(mean, std), device, trainer.evaluation_batch, layout, trainer.workers)
+    batches = evaluation_batches(images, view, Normalise(mean, std), device, trainer.evaluation_batch, layout, trainer.workers)
+    feed = (part for batch in batches for part in in_parts(batch))
     with progress(title or "evaluation", len(images.rows)) if title else _silent() as advance:
         for batch in feed:
             with autocast(device, trainer.precision):
