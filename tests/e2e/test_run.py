@@ -1,6 +1,7 @@
 """`kedro run` as a user types it."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,8 @@ def test_the_default_run_ends_in_a_table_and_a_report(project: Project) -> None:
     assert f"Report: {folder / 'report.html'}" in output
     page = (folder / "report.html").read_text()
     assert "<script src" not in page and "Content-Security-Policy" in page
+    for stage in ("experts</th><td>3", "router</th><td>1"):
+        assert re.search(stage + r"</td><td>[0-9.]+ s</td><td>[0-9,]+</td>", page)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"accuracy/all", "accuracy/few", "ece", "nll", "brier", "seed", "split_hash", "protocol"} <= metrics.keys()
     assert metrics["protocol"] == "last epoch"

@@ -67,8 +67,6 @@ def history(epochs: int = 200, router_epochs: int = 5) -> pd.DataFrame:
             "loss/classification": decay + rng.normal(scale=0.15, size=epochs),
             "loss/diversity": -0.6 * (1 - np.exp(-epoch / 30)) + rng.normal(scale=0.02, size=epochs),
             "lr": rate,
-            "images_per_second": rng.normal(1150, 20, epochs),
-            "seconds": 9.4,
         }
     )
     step = np.arange(1, router_epochs + 1)
@@ -78,8 +76,6 @@ def history(epochs: int = 200, router_epochs: int = 5) -> pd.DataFrame:
             "epoch": step,
             "loss/routing": 1.4 * np.exp(-step / 3) + 0.9,
             "lr": 0.01 * (1 + np.cos(np.pi * (step - 1) / router_epochs)) / 2,
-            "images_per_second": 3100.0,
-            "seconds": 3.5,
         }
     )
     return pd.concat([experts, router], ignore_index=True)

@@ -44,7 +44,7 @@ def page() -> str:
     facts = p.facts | {
         "command": f'kedro run --params="a={EVIL}"',
         "versions": {"python": "3.11", "torch": "2.15"},
-        "training_seconds": 3725.0,
+        "timing": {"experts": {"seconds": 3725.0, "images_per_second": 1150.4}},
     }
     return render_report(metrics, per_class, build_figures(p, metrics, per_class, history(9, 2)), facts, history(9, 2))
 
@@ -83,10 +83,10 @@ def test_headline_and_facts_are_told(page):
         "last epoch",
         "3f9a0c17be55d201",
         "expert 3",
-        "1 h 02 min",
+        "experts 9 1 h 02 min 1,150",
         "torch 2.15",
         "stop after 1 expert",
-        "router",
+        "router 2 – –",
     ):
         assert word in text
 

@@ -12,7 +12,7 @@ from lt_pipeline.evaluation.terminal import display_name, result_rows
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_LONG_FACTS = {"class_names", "train_counts"}  # told by the per-class table
+_TOLD_FACTS = {"class_names", "train_counts", "timing"}  # in the tables of classes and stages
 _FIRST_FACTS = ("command", "method", "benchmark", "imbalance_factor", "seed", "split_hash", "protocol", "precision", "hardware", "versions")
 _COLUMNS = {
     "accuracy/all": ("all", 100, 1),
@@ -98,7 +98,7 @@ def page(
         figures=shown,
         figures_json=Markup(_script_json({key: _plain(figure) for key, figure in figures.items()})),
         plotly_js=Markup(get_plotlyjs()),
-        stages=_stages(history),
+        stages=_stages(history, facts.get("timing", {})),
         classes=_classes(per_class) if len(per_class) else [],
         groups=[group for group in GROUPS if len(per_class) and (per_class["group"] == group).any()],
         facts=list(_facts(facts)),
@@ -213,18 +213,19 @@ def _by_group(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     ]
 
 
-def _stages(history: pd.DataFrame | None) -> list[dict[str, str]]:
+def _stages(history: pd.DataFrame | None, timing: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
     if history is None or history.empty:
         return []
     table = history if "stage" in history else history.assign(stage="training")
     rows = []
     for stage, part in table.groupby("stage", sort=False):
+        spent = timing.get(str(stage))
         rows.append(
             {
                 "stage": str(stage),
                 "epochs": f"{len(part):,}",
-                "time": _duration(float(part["seconds"].sum())) if "seconds" in part else "–",
-                "speed": f"{part['images_per_second'].median():,.0f}" if "images_per_second" in part else "–",
+                "time": _duration(spent["seconds"]) if spent else "–",
+                "speed": f"{spent['images_per_second']:,.0f}" if spent else "–",
             }
         )
     return rows
@@ -242,22 +243,20 @@ def _classes(per_class: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str | list[tuple[str, str]]]]:
-    keys = [key for key in _FIRST_FACTS if key in facts] + [key for key in facts if key not in _FIRST_FACTS and key not in _LONG_FACTS]
+    keys = [key for key in _FIRST_FACTS if key in facts] + [key for key in facts if key not in _FIRST_FACTS and key not in _TOLD_FACTS]
     for key in keys:
         value = facts[key]
         if isinstance(value, Mapping):
-            yield _label(key), [(_label(name), _text(name, inner)) for name, inner in value.items()]
+            yield _label(key), [(_label(name), _text(inner)) for name, inner in value.items()]
         elif value is not None:
-            yield _label(key), _text(key, value)
+            yield _label(key), _text(value)
 
 
 def _label(key: object) -> str:
     return str(key).replace("_", " ")
 
 
-def _text(key: object, value: object) -> str:
-    if str(key).endswith("seconds") and isinstance(value, int | float):
-        return _duration(float(value))
+def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value)
     return str(value)
