@@ -44,6 +44,7 @@ def page() -> str:
     facts = p.facts | {
         "command": f'kedro run --params="a={EVIL}"',
         "versions": {"python": "3.11", "torch": "2.15"},
+        "settings": {"model": {"backbone": "resnet32", "note": EVIL}, "experts": {"epochs": 9}},
         "timing": {"experts": {"seconds": 3725.0, "images_per_second": 1150.4}},
     }
     return render_report(metrics, per_class, build_figures(p, metrics, per_class, history(9, 2)), facts, history(9, 2))
@@ -85,6 +86,7 @@ def test_headline_and_facts_are_told(page):
         "expert 3",
         "experts 9 1 h 02 min 1,150",
         "torch 2.15",
+        "experts: {epochs: 9}",
         "stop after 1 expert",
         "router 2 – –",
     ):

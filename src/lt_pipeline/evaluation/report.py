@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import yaml
 
 from lt_pipeline.evaluation.accuracy import GROUPS
 from lt_pipeline.evaluation.terminal import display_name, result_rows
@@ -12,7 +13,7 @@ from lt_pipeline.evaluation.terminal import display_name, result_rows
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_TOLD_FACTS = {"class_names", "train_counts", "timing"}  # in the tables of classes and stages
+_TOLD_FACTS = {"class_names", "train_counts", "timing", "settings"}  # in places of their own
 _FIRST_FACTS = ("command", "method", "benchmark", "imbalance_factor", "seed", "split_hash", "protocol", "precision", "hardware", "versions")
 _COLUMNS = {
     "accuracy/all": ("all", 100, 1),
@@ -102,6 +103,9 @@ def page(
         classes=_classes(per_class) if len(per_class) else [],
         groups=[group for group in GROUPS if len(per_class) and (per_class["group"] == group).any()],
         facts=list(_facts(facts)),
+        settings_yaml=yaml.safe_dump(dict(facts["settings"]), sort_keys=False, default_flow_style=None, width=120)
+        if "settings" in facts
+        else "",
         metrics_json=json.dumps(dict(metrics), indent=1, ensure_ascii=False, default=str),
         **parts,
     )
