@@ -52,6 +52,26 @@ def test_draws_differ_and_repeat_under_one_seed() -> None:
         np.testing.assert_allclose(draw, plain, atol=1e-5)
 
 
+def test_a_processor_looks_at_few_large_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, network = toy_images(), backbone()
+    views = (PadCropView(padding=2),)
+    seen: list[int] = []
+    network.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+
+    def told() -> tuple[np.ndarray, np.ndarray, int]:
+        seen.clear()
+        plain = plain_features(network, images, views[0], MEAN, STD, TRAINER, "")
+        return plain, augmented_features(network, images, views, 2, MEAN, STD, TRAINER, 0), max(seen)
+
+    plain, drawn, most = told()
+    height, width = images.images.array.shape[1:3]  # type: ignore[union-attr]
+    monkeypatch.setattr("lt_pipeline.training.inference._PIXELS", 3 * height * width)
+    plain_in_threes, drawn_in_threes, few = told()
+    assert (most, few) == (16, 3)
+    np.testing.assert_allclose(plain_in_threes, plain, atol=1e-5)
+    np.testing.assert_allclose(drawn_in_threes, drawn, atol=1e-5)
+
+
 def test_features_are_kept_under_their_fingerprint(tmp_path: Path) -> None:
     path = tmp_path / "sp2ot" / "features.safetensors"
     beside = FeatureCache(tmp_path / "p2ot" / "features.safetensors")

@@ -92,6 +92,7 @@ def page(
     environment = Environment(
         loader=PackageLoader("lt_pipeline.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    settings = facts.get("settings")
     shown = [(key, _heading(figure), _caption(figure)) for key, figure in figures.items()]
     return environment.get_template(template).render(
         title=_title(metrics),
@@ -103,9 +104,7 @@ def page(
         classes=_classes(per_class) if len(per_class) else [],
         groups=[group for group in GROUPS if len(per_class) and (per_class["group"] == group).any()],
         facts=list(_facts(facts)),
-        settings_yaml=yaml.safe_dump(dict(facts["settings"]), sort_keys=False, default_flow_style=None, width=120)
-        if "settings" in facts
-        else "",
+        settings_yaml=yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=120) if settings else "",
         metrics_json=json.dumps(dict(metrics), indent=1, ensure_ascii=False, default=str),
         **parts,
     )

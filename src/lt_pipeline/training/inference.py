@@ -81,11 +81,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def in_parts(images: Tensor) -> Sequence[Tensor]:
-    """Return images [B, 3, H, W] in parts of which each is worth a pass: on a CPU a few large ones at a time, as more are no faster there
-    and their activations take gigabytes; else all."""
+    """Return images [B, 3, H, W] in the parts that go through a network at a time: on a CPU few large ones, as more are no faster there and
+    their activations take gigabytes; else all."""
     if images.device.type != "cpu":
         return (images,)
-    return images.split(max(1, _PIXELS // images[0, 0].numel()))
+    return images.split(max(1, _PIXELS // (images.shape[2] * images.shape[3])))
 
 
 @torch.inference_mode()

@@ -84,9 +84,8 @@ class Curvature:
         """Return the factor of the rescaled Hessian, with as much on its diagonal as it takes."""
         hessian = -self.kernel.gram(self.point)
         hessian.addr_(self.slack, self.slack, alpha=-self.slack_weight)
-        if (
-            not self.problem.relaxed
-        ):  # with hard columns a constant added to v changes nothing: some curvature along it keeps the matrix regular
+        if not self.problem.relaxed:
+            # with hard columns a constant added to v changes nothing: some curvature along it keeps the matrix regular
             hessian.addr_(self.point.mass, self.point.mass)
         hessian.diagonal().add_(self.diagonal)
         hessian *= self.scale
