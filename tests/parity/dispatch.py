@@ -25,6 +25,15 @@ class Case:
     expected: dict[str, Tensor]
 
 
+def component_of(path: Path) -> str | None:
+    """Return the component named in a file's metadata, None if the file cannot be read or names none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("component")
+    except (SafetensorError, OSError):
+        return None
+
+
 def read_case(path: Path) -> Case:
     """Read a fixture.
 
