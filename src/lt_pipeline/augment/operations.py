@@ -78,9 +78,10 @@ def grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]
 
 
 def in_pieces(kernel: Kernel, pixels: Tensor, amount: Tensor, fill: Sequence[int]) -> Tensor:
-    """Run a kernel that makes 64-bit intermediates on a few images at a time, so that these are small enough for the allocator to reuse.
+    """Run a kernel that makes 64-bit intermediates on a few images at a time, which keeps these small.
 
-    Larger ones are mapped from the system and returned to it each time, which on a CPU takes longer than the arithmetic.
+    That is no faster where freed memory is kept (``training/allocator.py``); elsewhere a large one is mapped from the system and returned to it
+    each time, which on a CPU takes longer than the arithmetic.
     """
     if pixels.device.type != "cpu" or pixels.numel() <= _PIECE:
         return kernel(pixels, amount, fill)
